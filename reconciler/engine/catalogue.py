@@ -1,0 +1,205 @@
+"""The manifests of one source: which jobs there are, what was accepted of each, and what was rejected.
+
+Three promises. One bad file never stops the others. A file that turned invalid never removes its job, nor does a source
+that is empty all of a sudden. What is decided of a manifest (its generation, its causes) is written down in one
+transaction, so that a crash decides nothing twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from reconciler.core.errors import Refused
+from reconciler.core.facts import CauseKind, JobKey, ManifestRecord, Revision
+from reconciler.core.manifest import (
+    BatchJob,
+    Parsed,
+    Problem,
+    Rejected,
+    RunOn,
+    coverage_digest,
+    parse_manifests,
+    spec_digest,
+    work_digest,
+)
+from reconciler.ports import NewCause, Snapshot
+
+Entry = Parsed | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one sync amounts to: the records that change, the causes they bring, and what hangs on no job."""
+
+    changed: tuple[ManifestRecord, ...]
+    causes: tuple[NewCause, ...]
+    rejected: tuple[Rejected, ...]
+    """Every rejected document, those of jobs that keep their accepted spec included."""
+    held: tuple[str, ...] = ()
+    """Jobs whose manifest is gone, and that are not removed for the moment."""
+    empty: bool = False
+    """The source has no manifests at all, though it had."""
+
+
+class Catalogue:
+    """Reads the manifests of one source, each file again only when its content changed."""
+
+    def __init__(self, source: str, patterns: Sequence[str], max_limit: int) -> None:
+        self.source = source
+        self._patterns = tuple(glob_pattern(pattern) for pattern in patterns)
+        self._max_limit = max_limit
+        self._parsed: dict[str, tuple[str, tuple[Entry, ...]]] = {}
+        self._syncs = 0
+        self._missing_since: dict[str, int] = {}
+        self._rejected_since: dict[str, int] = {}
+
+    def read(self, snapshot: Snapshot) -> tuple[Entry, ...]:
+        """Every manifest of the snapshot, in the order of paths. Raises Unavailable if it moved meanwhile."""
+        found: dict[str, tuple[str, tuple[Entry, ...]]] = {}
+        for path in sorted(snapshot.files):
+            if not any(pattern.fullmatch(path) for pattern in self._patterns):
+                continue
+            digest = snapshot.files[path]
+            known = self._parsed.get(path)
+            found[path] = known if known is not None and known[0] == digest else (digest, self._parse(snapshot, path))
+        self._parsed = found
+        return tuple(entry for _, entries in found.values() for entry in entries)
+
+    def _parse(self, snapshot: Snapshot, path: str) -> tuple[Entry, ...]:
+        try:
+            return parse_manifests(snapshot.read(path), path, self._max_limit)
+        except Refused as error:
+            problem = Problem(path, 1, 1, 1, error.message, error.hint)
+            return (Rejected(path, 1, None, (problem,)),)
+
+    def decide(
+        self, entries: Sequence[Entry], records: Mapping[str, ManifestRecord], revision: Revision, now: datetime
+    ) -> Decision:
+        """Compare what the source gives with what was accepted before."""
+        entries = _refuse_duplicates(entries)
+        given = {entry.job.metadata.name: entry for entry in entries if isinstance(entry, Parsed)}
+        rejected = tuple(entry for entry in entries if isinstance(entry, Rejected))
+        live = {name: record for name, record in records.items() if record.removed_at is None}
+
+        changed: list[ManifestRecord] = []
+        causes: list[NewCause] = []
+        for name, entry in given.items():
+            before = records.get(name)
+            after = self._accept(entry, before, revision, now)
+            if after != before:
+                changed.append(after)
+                causes += _causes(after, entry.job, before)
+
+        unclear = self._newly_rejected(rejected, live)
+        absent = [record for name, record in live.items() if name not in given]
+        held: list[str] = []
+        for record in absent:
+            problem = _problem_of(record, rejected)
+            if problem is not None:
+                if record.rejected != problem:
+                    changed.append(replace(record, rejected=problem))
+            elif not entries or self._may_be_renamed(record, unclear):
+                held.append(record.key.name)
+            else:
+                changed.append(replace(record, removed_at=now, rejected=None))
+        self._missing_since = {name: self._missing_since.get(name, self._syncs) for name in held}
+        self._syncs += 1
+        return Decision(tuple(changed), tuple(causes), rejected, tuple(held), empty=not entries and bool(live))
+
+    def _accept(
+        self, entry: Parsed, before: ManifestRecord | None, revision: Revision, now: datetime
+    ) -> ManifestRecord:
+        spec, metadata = entry.job.spec, entry.job.metadata
+        digest = spec_digest(spec)
+        if before is None:
+            key, generation = JobKey(self.source, metadata.name), 1
+        else:
+            key, generation = before.key, before.generation + (digest != before.spec_digest)
+        kept = before is not None and generation == before.generation
+        return ManifestRecord(
+            key=key,
+            path=entry.path,
+            document=entry.document,
+            generation=generation,
+            spec=spec,
+            spec_digest=digest,
+            work_digest=work_digest(spec),
+            coverage_digest=coverage_digest(spec),
+            labels=dict(metadata.labels),
+            requested_at=entry.job.requested_at,
+            revision=before.revision if before is not None and kept else revision,
+            seen_at=before.seen_at if before is not None and kept else now,
+        )
+
+    def _newly_rejected(self, rejected: Sequence[Rejected], live: Mapping[str, ManifestRecord]) -> Mapping[str, int]:
+        """Rejected files that no job came from, by the sync that first saw them so."""
+        known = {record.path for record in live.values()}
+        paths = {entry.path for entry in rejected} - known
+        self._rejected_since = {path: self._rejected_since.get(path, self._syncs) for path in paths}
+        return self._rejected_since
+
+    def _may_be_renamed(self, record: ManifestRecord, unclear: Mapping[str, int]) -> bool:
+        """Whether a file that can't be read may be this job's manifest under another path: it came when this one
+        went, or before anybody looked."""
+        missing = self._missing_since.get(record.key.name, self._syncs)
+        return any(since >= missing for since in unclear.values())
+
+
+def _refuse_duplicates(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Documents that give the same name reject each other: which of two files is meant is not for us to guess."""
+    by_name: defaultdict[str, list[Parsed]] = defaultdict(list)
+    for entry in entries:
+        if isinstance(entry, Parsed):
+            by_name[entry.job.metadata.name].append(entry)
+
+    def refused(entry: Parsed) -> Rejected:
+        name = entry.job.metadata.name
+        others = ", ".join(f"{o.path}:{o.line}" for o in by_name[name] if o is not entry)
+        problem = Problem(
+            entry.path,
+            entry.document,
+            entry.line,
+            1,
+            f"the name {name} is given by {others} too",
+            "rename one of them, or remove it: neither takes effect while both are there",
+        )
+        return Rejected(entry.path, entry.document, name, (problem,))
+
+    return tuple(
+        refused(entry) if isinstance(entry, Parsed) and len(by_name[entry.job.metadata.name]) > 1 else entry
+        for entry in entries
+    )
+
+
+def _problem_of(record: ManifestRecord, rejected: Sequence[Rejected]) -> Problem | None:
+    """What is wrong with the file that last gave this job: its own document's problem, else that of the file."""
+    of_file = [entry for entry in rejected if entry.path == record.path]
+    of_name = [entry for entry in rejected if entry.name == record.key.name]
+    own = [entry for entry in of_file if entry.name == record.key.name or entry.document == record.document]
+    found = next(iter((*own, *of_file, *of_name)), None)
+    return found.first if found is not None else None
+
+
+def _causes(record: ManifestRecord, job: BatchJob, before: ManifestRecord | None) -> list[NewCause]:
+    """What a manifest that was accepted asks for."""
+    causes = []
+    if RunOn.SPEC in job.spec.run_on and (before is None or before.work_digest != record.work_digest):
+        what = "the manifest is new" if before is None else "the manifest's work fields changed"
+        message = f"{what} (generation {record.generation})"
+        causes.append(NewCause(record.key, CauseKind.SPEC_CHANGED, f"generation:{record.generation}", message))
+    asked = record.requested_at
+    if asked is not None and (before is None or before.requested_at != asked):
+        message = f"reconciler/requestedAt is {asked}"
+        causes.append(NewCause(record.key, CauseKind.REQUESTED, f"annotation:{asked}", message))
+    return causes
+
+
+def glob_pattern(glob: str) -> re.Pattern[str]:
+    """A glob over paths as a regular expression: `**/` is any number of folders, `*` and `?` stay within one part."""
+    parts = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", glob)
+    return re.compile("".join(parts.get(piece, re.escape(piece)) for piece in pieces))
