@@ -179,7 +179,8 @@ class Runner(Protocol):
 # == Executor ========================================================================================================
 class Liveness(StrEnum):
     ALIVE = "alive"
-    GONE = "gone"  # proven: no process of it is left on its machine
+    GONE = "gone"  # one was started, and no process of it is left
+    ABSENT = "absent"  # none is there, and nothing is known of one
     UNREACHABLE = "unreachable"  # its machine can't be asked
 
 
@@ -381,6 +382,9 @@ class JobStore(SliceStore, Protocol):
 
     def add_causes(self, causes: Sequence[NewCause]) -> None:
         """One that is already there, handled or not, is left as it is."""
+
+    def drop_causes(self, key: JobKey, causes: Sequence[Cause]) -> None:
+        """Mark them handled without a run: they ask for nothing any more."""
 
     # -- what is known of a job
     def observe(self, key: JobKey) -> Observed: ...

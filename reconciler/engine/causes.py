@@ -1,8 +1,8 @@
-"""Which causes a job has that nobody wrote down yet: the playbook changed, or hosts joined.
+"""Which causes a job has that nobody wrote down yet: the playbook changed, hosts joined, a removed manifest is back.
 
 A change of the manifest is noticed when it is accepted (catalogue.py), a request when it is read (reconcile.py). What
 is left is found here by comparing what is wanted with what ran. Each cause has a key that is the same however often it
-is found, and different the next time the same thing happens.
+is found, and another one the next time the same thing happens.
 """
 
 from __future__ import annotations
@@ -10,11 +10,52 @@ from __future__ import annotations
 import hashlib
 
 from reconciler.core.facts import CauseKind, Observed, RunStatus
-from reconciler.core.manifest import BatchJob, BatchJobSpec, OnHostsJoined, RunOn
-from reconciler.core.facts import JobKey
+from reconciler.core.manifest import OnHostsJoined, RunOn
 from reconciler.core.planning import Blocked, Desired
+from reconciler.core.reasons import Reason
 from reconciler.ports import NewCause
 
 
-def of_manifest(key: JobKey, job: BatchJob, generation: int, before: BatchJob | None) -> tuple[NewCause, ...]:
-    raise NotImplementedError
+def due_causes(desired: Desired, observed: Observed) -> tuple[NewCause, ...]:
+    """What has happened since the latest run that asks for another. Nothing, before the first."""
+    if desired.removed or observed.run is None:
+        return ()
+    found = (_playbook_changed(desired, observed), _hosts_joined(desired, observed), _returned(desired, observed))
+    return tuple(cause for cause in found if cause is not None)
+
+
+def _playbook_changed(desired: Desired, observed: Observed) -> NewCause | None:
+    run, run_on = observed.run, desired.spec.run_on
+    if run is None or isinstance(desired.playbook, Blocked) or run.playbook_digest == desired.playbook_digest:
+        return None
+    mending = RunOn.SPEC in run_on and run.status is not RunStatus.SUCCESS
+    if not mending and RunOn.PLAYBOOK not in run_on:
+        return None
+    message = f"{desired.spec.playbook} or a file it can reach changed"
+    key = f"{run.job_id}:{desired.playbook_digest}"
+    return NewCause(desired.record.key, CauseKind.PLAYBOOK_CHANGED, key, message)
+
+
+def _hosts_joined(desired: Desired, observed: Observed) -> NewCause | None:
+    """Hosts that no run of the current work fields was to have. One that left and came back is known already."""
+    run = observed.run
+    if desired.spec.on_hosts_joined is not OnHostsJoined.RUN or isinstance(desired.hosts, Blocked):
+        return None
+    if run is None or run.open or run.work_digest != desired.record.work_digest:
+        return None
+    current = desired.record.coverage_digest
+    records = ((host.name, observed.hosts.get(host.name)) for host in desired.hosts)
+    joined = tuple(name for name, record in records if record is None or record.seen_digest != current)
+    if not joined:
+        return None
+    key = hashlib.sha256("\n".join((run.job_id, *joined)).encode()).hexdigest()
+    message = f"{len(joined)} joined the selection: {', '.join(joined[:5])}{', …' if len(joined) > 5 else ''}"
+    return NewCause(desired.record.key, CauseKind.HOSTS_JOINED, key, message, joined)
+
+
+def _returned(desired: Desired, observed: Observed) -> NewCause | None:
+    run = observed.run
+    if run is None or run.open or run.reason is not Reason.REMOVED or RunOn.SPEC not in desired.spec.run_on:
+        return None
+    message = "the manifest is back after its run was cut short"
+    return NewCause(desired.record.key, CauseKind.SPEC_CHANGED, f"returned:{run.job_id}", message)
