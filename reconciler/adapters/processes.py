@@ -1,0 +1,66 @@
+"""Processes of a slice: finding every one of them, and ending them all.
+
+ansible-core moves its workers into sessions of their own, and a parent that was killed leaves its children under PID 1;
+neither a process group nor a parent's list of children has them all. So each process of a slice carries a mark in its
+environment, and what carries the mark belongs to the slice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+MARK = "RECONCILER_SLICE"
+"""The environment variable; its value is `<slice id>:<fence>`."""
+
+PATIENCE = 10.0
+"""Seconds between TERM and KILL."""
+
+
+def marked(value: str) -> tuple[psutil.Process, ...]:
+    """Every process of this machine, as far as it may be read, whose mark is `value`; this one is left out."""
+    wanted = f"{MARK}={value}".encode()
+    found = []
+    me = psutil.Process().pid
+    for pid in psutil.pids():
+        if pid == me:
+            continue
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:  # it ended meanwhile, or belongs to somebody else
+            continue
+        if wanted in environment.split(b"\0"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid))
+    return tuple(found)
+
+
+def descendants(pid: int) -> tuple[psutil.Process, ...]:
+    """The processes below this one, at all depths."""
+    try:
+        return tuple(psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return ()
+
+
+def end(processes: Iterable[psutil.Process], patience: float = PATIENCE) -> None:
+    """TERM them, then KILL what is left after `patience` seconds. Returns when none of them runs any more."""
+    waiting = list(processes)
+    for process in waiting:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(waiting, timeout=patience)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left)
+
+
+def end_slice(value: str, patience: float = PATIENCE) -> None:
+    """End every process with this mark and everything below them, until a search finds none."""
+    while found := marked(value):
+        below = [child for process in found for child in descendants(process.pid)]
+        end({*found, *below}, patience)

@@ -1,0 +1,211 @@
+"""One slice, in a process of its own: claim it, run its playbook, write down how every host ended.
+
+    claim → prepare → mark started → run, with a heartbeat → spool → record
+
+What holds throughout: nothing runs without a claim, nothing is written once the claim is over, and what ended is in
+the spool on this machine before it is in the database, so that a database that is away for a while costs nothing. The
+lease is judged by this process's own monotonic clock since the last renewal that succeeded: a clock that jumps breaks
+no lease, and a process that was stopped for too long ends what it runs instead of going on with it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from reconciler.core.errors import ReconcilerError, Unavailable
+from reconciler.core.facts import Revision, SliceId
+from reconciler.core.reasons import Reason
+from reconciler.ports import (
+    Beat,
+    Clock,
+    LogLine,
+    PlaybookResult,
+    PlaybookWork,
+    PreparedPlaybook,
+    Runner,
+    SliceStore,
+    SliceWork,
+    SpooledLine,
+    StopKind,
+)
+
+log = structlog.get_logger()
+
+
+class SpoolWriter(Protocol):
+    """Where a slice writes things down before they reach the store."""
+
+    def line(self, line: SpooledLine) -> None: ...
+    def result(self, result: PlaybookResult) -> None:
+        """On disk when it returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often a slice does what."""
+
+    lease: timedelta = timedelta(seconds=60)
+    renew: timedelta = timedelta(seconds=10)
+    ask: timedelta = timedelta(seconds=1)
+    """How often it asks whether it was told to stop."""
+    record: timedelta = timedelta(seconds=0.5)
+    """How often log lines go to the store."""
+
+
+class SliceProcess:
+    """Runs one slice to its end. `project` finds the unchanging copy of a source at a revision."""
+
+    def __init__(
+        self,
+        store: SliceStore,
+        runner: Runner,
+        spool: SpoolWriter,
+        clock: Clock,
+        project: Callable[[str, Revision], Path],
+        rhythm: Rhythm = Rhythm(),
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._spool = spool
+        self._clock = clock
+        self._project = project
+        self._rhythm = rhythm
+        self._over = threading.Event()
+        self._stop: StopKind | None = None
+        self._renewed = clock.monotonic()
+        self._lines: list[SpooledLine] = []
+        self._lines_lock = threading.Lock()
+        self._sequence = 0
+
+    def run(self, slice_id: SliceId, fence: int, owner: str, directory: Path) -> bool:
+        """True if this process ran the slice; False if it was not its to run, or could not be started."""
+        self._renewed = self._clock.monotonic()
+        work = self._store.claim(slice_id, fence, owner, self._rhythm.lease)
+        if work is None:
+            return False
+        threads = [
+            threading.Thread(target=self._keep_lease, args=(work,), name="lease", daemon=True),
+            threading.Thread(target=self._keep_recording, args=(work,), name="record", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            return self._run(work, directory)
+        finally:
+            self._over.set()
+            for thread in threads:
+                thread.join()
+
+    def _run(self, work: SliceWork, directory: Path) -> bool:
+        try:
+            prepared = self._prepare(work, directory)
+        except ReconcilerError as error:
+            log.warning("slice_given_back", slice=work.slice_id, reason=error.reason.value, why=str(error))
+            self._store.give_back(work.slice_id, work.fence, Reason.EXECUTOR_UNAVAILABLE, str(error))
+            return False
+        if not self._store.mark_started(work.slice_id, work.fence):
+            return False
+        started = self._clock.monotonic()
+        deadline = started + work.spec.timeouts.wave.total_seconds()
+        result = prepared.run(self._log, lambda: self._told(deadline))
+        if self._stop is StopKind.LOST:
+            log.warning("lease_lost", slice=work.slice_id)
+            return True
+        self._spool.result(result)
+        self._record(work, result)
+        return True
+
+    def _prepare(self, work: SliceWork, directory: Path) -> PreparedPlaybook:
+        spec = work.spec
+        return self._runner.prepare(
+            PlaybookWork(
+                directory=directory,
+                project=self._project(work.key.source, work.revision),
+                playbook=spec.playbook,
+                inventory=spec.inventory,
+                hosts=work.hosts,
+                extra_vars=spec.extra_vars,
+                extra_vars_files=spec.extra_vars_files,
+                tags=spec.tasks.tags,
+                skip_tags=spec.tasks.skip_tags,
+                check_mode=spec.check_mode,
+                task_timeout=spec.timeouts.task,
+                mark={"RECONCILER_SLICE": f"{work.slice_id}:{work.fence}"},
+            )
+        )
+
+    # -- being told to stop ------------------------------------------------------------------------------------------
+    def _told(self, deadline: float) -> StopKind | None:
+        if self._stop is None and self._clock.monotonic() >= deadline:
+            self._stop = StopKind.DEADLINE
+        return self._stop
+
+    def _keep_lease(self, work: SliceWork) -> None:
+        asked_at = self._clock.monotonic()
+        while not self._over.wait(self._rhythm.ask.total_seconds()):
+            try:
+                renew = self._clock.monotonic() - asked_at >= self._rhythm.renew.total_seconds()
+                beat = self._beat(work) if renew else self._ask(work)
+                if renew:
+                    asked_at = self._clock.monotonic()
+            except Unavailable as error:
+                log.warning("store_unavailable", slice=work.slice_id, why=error.message)
+                beat = None
+            expired = self._clock.monotonic() - self._renewed > self._rhythm.lease.total_seconds()
+            if beat is Beat.LOST or expired:
+                self._stop = StopKind.LOST
+                return
+            if beat is Beat.CANCEL and self._stop is None:
+                self._stop = StopKind.CANCEL
+
+    def _beat(self, work: SliceWork) -> Beat:
+        before = self._clock.monotonic()
+        beat = self._store.heartbeat(work.slice_id, work.fence, self._rhythm.lease)
+        if beat is not Beat.LOST:
+            self._renewed = before
+        return beat
+
+    def _ask(self, work: SliceWork) -> Beat | None:
+        return Beat.CANCEL if self._store.stop_requested(work.slice_id) else None
+
+    # -- writing down ------------------------------------------------------------------------------------------------
+    def _log(self, line: LogLine) -> None:
+        self._sequence += 1
+        spooled = SpooledLine(self._sequence, line.host, line.text)
+        self._spool.line(spooled)
+        with self._lines_lock:
+            self._lines.append(spooled)
+
+    def _keep_recording(self, work: SliceWork) -> None:
+        while not self._over.wait(self._rhythm.record.total_seconds()):
+            try:
+                self._record_lines(work)
+            except Unavailable as error:
+                log.warning("store_unavailable", slice=work.slice_id, why=error.message)
+
+    def _record_lines(self, work: SliceWork) -> None:
+        with self._lines_lock:
+            lines = tuple(self._lines)
+        if lines and self._store.append_logs(work.slice_id, work.fence, lines):
+            with self._lines_lock:
+                del self._lines[: len(lines)]
+
+    def _record(self, work: SliceWork, result: PlaybookResult) -> None:
+        """Bring lines and result to the store, however long it is away. A lease that ends meanwhile ends this too: the
+        spool has everything, and whoever decides then reads it."""
+        while self._stop is not StopKind.LOST:
+            try:
+                self._record_lines(work)
+                if not self._store.finish(work.slice_id, work.fence, result):
+                    log.warning("slice_not_recorded", slice=work.slice_id, why="another decision was made over it")
+                return
+            except Unavailable as error:
+                log.warning("store_unavailable", slice=work.slice_id, why=error.message)
+                self._over.wait(self._rhythm.ask.total_seconds())
