@@ -202,7 +202,7 @@ PerSourcePenalties no
 def _sshd() -> str | None:
     # sshd starts itself again for each login and therefore insists on its absolute path.
     found = shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
-    return os.path.abspath(found) if found else None
+    return str(Path(found).absolute()) if found else None
 
 
 def _free_port() -> int:

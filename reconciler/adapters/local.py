@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from reconciler.adapters.processes import MARK, end_slice, marked
+from reconciler.adapters.processes import MARK, end_slice
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, HostOutcome, RunError, SliceId, TaskCounts
 from reconciler.core.reasons import Reason
@@ -158,6 +158,8 @@ class LocalExecutor:
 
     def _wait(self, slice_id: SliceId, process: subprocess.Popen[bytes]) -> None:
         process.wait()
+        if not SliceFolder(self._slices, slice_id).path.exists():  # it recorded everything and tidied up
+            self.forget(slice_id)
         self._ended(slice_id)
 
     def liveness(self, slice_id: SliceId, fence: int) -> Liveness:
@@ -165,9 +167,7 @@ class LocalExecutor:
             process = self._started.get((slice_id, fence))
         if process is not None:
             return Liveness.ALIVE if process.poll() is None else Liveness.GONE
-        if SliceFolder(self._slices, slice_id).held() or marked(_mark(slice_id, fence)):
-            return Liveness.ALIVE
-        return Liveness.ABSENT
+        return Liveness.ALIVE if SliceFolder(self._slices, slice_id).held() else Liveness.ABSENT
 
     def kill(self, slice_id: SliceId, fence: int) -> Liveness:
         end_slice(_mark(slice_id, fence))

@@ -27,7 +27,6 @@ MAX_PROBLEMS: Final = 20
 VAULT_KEY: Final = "__ansible_vault"
 """`!vault |` and its text are read as `{VAULT_KEY: text}`, which is how Ansible writes such a value as JSON."""
 
-type_of = type
 Location = tuple[str | int, ...]
 """Keys and indexes (from 0) that lead from the top of a document to something in it."""
 
@@ -232,3 +231,138 @@ class _Reader:
                 self._problem(_START, "the file has no document", "Write a manifest, or remove the file.")
             )
         return tuple(found)
+
+    def _read_root(self, parser: yaml.CSafeLoader) -> Node | None:
+        """One document, up to its end; None if it is empty."""
+        root: Node | None = None
+        self._frames = []
+        while True:
+            event = parser.get_event()
+            place = Place(event.start_mark.line + 1, event.start_mark.column + 1)
+            match event:
+                case yaml.DocumentEndEvent():
+                    empty = root is None or (root.value is None and not self._problems)
+                    return None if empty else root
+                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+                    self._frames.pop()
+                case yaml.AliasEvent():
+                    hint = "Write the value out: an alias hides what is in a manifest."
+                    self._note(place, f"aliases (*{event.anchor}) are not allowed", hint)
+                    self._put(place, Node(place, None))
+                case yaml.ScalarEvent():
+                    self._check_anchor(event, place)
+                    if self._frames and self._frames[-1].wants_key:
+                        self._open_key(event, place)
+                    else:
+                        node = Node(place, self._scalar(event, place))
+                        root = root or node
+                        self._put(place, node)
+                case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
+                    self._check_anchor(event, place)
+                    is_mapping = isinstance(event, yaml.MappingStartEvent)
+                    if event.tag is not None and not event.implicit:
+                        self._note(place, f"the tag {event.tag} is not allowed", "Remove it.")
+                    if len(self._frames) >= MAX_DEPTH:
+                        raise _TooDeep(self._problem(place, f"nested more than {MAX_DEPTH} deep", "Is this a manifest?"))
+                    node = Node(place, {} if is_mapping else [])
+                    root = root or node
+                    if self._frames and self._frames[-1].wants_key:
+                        self._note(place, "a key must be plain text", "Give lists and maps as values.")
+                        self._frames[-1].key, self._frames[-1].dropped = "", True
+                    self._put(place, node)
+                    self._frames.append(_Frame(node, is_mapping=is_mapping))
+                case _:
+                    pass
+
+    def _check_anchor(self, event: Any, place: Place) -> None:
+        if event.anchor is not None:
+            self._note(place, f"anchors (&{event.anchor}) are not allowed", "Write the value out where it is used.")
+
+    def _open_key(self, event: yaml.ScalarEvent, place: Place) -> None:
+        frame = self._frames[-1]
+        key = event.value
+        frame.key, frame.dropped = key, True
+        if key == "<<" and event.style is None:
+            self._note(place, "merge keys (<<) are not allowed", "Write the fields out.")
+        elif key in frame.node.keys:
+            first = frame.node.keys[key]
+            self._note(place, f"the key {key} is given twice; first in line {first.line}", "Remove one of the two.")
+        else:
+            frame.dropped = False
+            frame.node.keys[key] = place
+
+    def _put(self, place: Place, node: Node) -> None:
+        """Into the mapping or list that is being read."""
+        if not self._frames:
+            return
+        frame = self._frames[-1]
+        if not frame.is_mapping:
+            frame.node.children[len(frame.node.value)] = node
+            frame.node.value.append(node.value)
+            return
+        if frame.key is None:  # an alias in the place of a key, which is noted already
+            frame.key, frame.dropped = "", True
+            return
+        if not frame.dropped:
+            frame.node.children[frame.key] = node
+            frame.node.value[frame.key] = node.value
+        frame.key, frame.dropped = None, False
+
+    def _location(self) -> Location:
+        """Of the value that comes next."""
+        return tuple(f.key if f.key is not None else len(f.node.value) for f in self._frames)
+
+    def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Any:
+        text: str = event.value
+        if event.tag is not None and event.tag != "!":
+            if event.tag == "!vault" and self._may_be_vaulted():
+                return {VAULT_KEY: text}
+            hint = "`!vault` is understood in spec.extraVars only." if event.tag == "!vault" else "Remove it."
+            self._note(place, f"the tag {event.tag} is not allowed here", hint)
+            return text
+        if event.style is not None:
+            return text
+        if text in _CONSTANTS:
+            return _CONSTANTS[text]
+        if _INTEGER.fullmatch(text) and len(text) <= 4000:
+            return int(text)
+        if _FLOAT.fullmatch(text):
+            number = float(text)
+            if math.isfinite(number):
+                return number
+        if _NOT_FINITE.fullmatch(text):
+            self._note(place, f"{text} is no number that a manifest can hold", "Put it in quotes if it is text.")
+        return text
+
+    def _may_be_vaulted(self) -> bool:
+        location = self._location()
+        return any(location[: len(below)] == below and len(location) > len(below) for below in self._vaulted)
+
+    def _problem(self, place: Place, message: str, hint: str) -> Problem:
+        return Problem(self._path, self._number, place.line, place.column, message, hint)
+
+    def _note(self, place: Place, message: str, hint: str) -> None:
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems.append(self._problem(place, message, hint))
+
+    def _explain(self, error: yaml.MarkedYAMLError) -> Problem:
+        """The parser's complaint in plain words."""
+        mark = error.problem_mark or error.context_mark
+        place = Place(mark.line + 1, mark.column + 1) if mark is not None else _START
+        said = error.problem or "it can't be read"
+        if "\\t" in said or self._line(place).lstrip(" ").startswith("\t"):
+            return self._problem(place, "a tab is used for indentation", "YAML is indented with spaces only.")
+        hint = "Look at this line and the one before: indentation, a missing ':' or a quote that is not closed."
+        return self._problem(place, f"this is not YAML: {said}", hint)
+
+    def _line(self, place: Place) -> str:
+        lines = self._text.split("\n")
+        return lines[place.line - 1] if place.line <= len(lines) else ""
+
+
+class _TooDeep(Exception):
+    """Nested deeper than anything a person writes."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem

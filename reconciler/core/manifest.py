@@ -14,7 +14,6 @@ import math
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -36,7 +35,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from reconciler.core.documents import Problem
+from reconciler.core.documents import VAULT_KEY, Problem
 
 __all__ = [
     "API_VERSION",
@@ -48,9 +47,7 @@ __all__ = [
     "Metadata",
     "OnChange",
     "OnHostsJoined",
-    "Parsed",
     "Problem",
-    "Rejected",
     "RunOn",
     "Selector",
     "Strategy",
@@ -60,7 +57,6 @@ __all__ = [
     "format_duration",
     "manifest_schema",
     "parse_duration",
-    "parse_manifests",
     "spec_digest",
     "spec_from_json",
     "spec_to_json",
@@ -223,7 +219,6 @@ InventoryPath = Annotated[str, AfterValidator(_check_path), AfterValidator(_chec
 
 
 # -- values of extraVars ---------------------------------------------------------------------------------------------
-VAULT_KEY = "__ansible_vault"
 
 
 def _check_variable_name(name: str) -> str:
@@ -558,37 +553,3 @@ def coverage_digest(spec: BatchJobSpec) -> str:
 def _digest(value: Mapping[str, Any]) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """A valid manifest and where it stands: the `document`-th of its file, from `line` on (both count from 1)."""
-
-    path: str
-    document: int
-    job: BatchJob
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A document that is no valid manifest, or a whole file that can't be read as YAML.
-
-    `name` is its metadata.name where that could be read and is a valid name. `problems` are in the order of the file,
-    and at least one.
-    """
-
-    path: str
-    document: int
-    name: str | None
-    problems: tuple[Problem, ...]
-
-    @property
-    def first(self) -> Problem:
-        return self.problems[0]
-
-
-def parse_manifests(data: bytes, path: str, max_limit: int = DEFAULT_MAX_LIMIT) -> tuple[Parsed | Rejected, ...]:
-    """Every document of a file, in order: a job, or why it is none. Never raises."""
-    raise NotImplementedError

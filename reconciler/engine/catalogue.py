@@ -17,15 +17,13 @@ from reconciler.core.errors import Refused
 from reconciler.core.facts import CauseKind, JobKey, ManifestRecord, Revision
 from reconciler.core.manifest import (
     BatchJob,
-    Parsed,
     Problem,
-    Rejected,
     RunOn,
     coverage_digest,
-    parse_manifests,
     spec_digest,
     work_digest,
 )
+from reconciler.core.reading import Parsed, Rejected, parse_manifests
 from reconciler.ports import NewCause, Snapshot
 
 Entry = Parsed | Rejected
