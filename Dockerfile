@@ -5,8 +5,8 @@ FROM python:3.13-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY reconciler reconciler
-RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 RUN python -m venv /opt/reconciler
+RUN /opt/reconciler/bin/python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 RUN /opt/reconciler/bin/python -m pip install --no-cache-dir --constraint constraints.txt /wheels/*.whl
 
 

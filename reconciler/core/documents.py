@@ -173,14 +173,18 @@ _CONSTANTS: dict[str, bool | None] = {
 }
 
 
+_QUOTED = ("'", '"', "|", ">")
+
+
 class _Frame:
     """A mapping or list that is being read. `key` is that of a mapping whose value comes next; `dropped` says that
     this value is to be read and forgotten, since its key is refused."""
 
-    __slots__ = ("dropped", "is_mapping", "key", "node")
+    __slots__ = ("dropped", "is_mapping", "key", "location", "node")
 
-    def __init__(self, node: Node, *, is_mapping: bool) -> None:
+    def __init__(self, node: Node, location: Location, *, is_mapping: bool) -> None:
         self.node = node
+        self.location = location
         self.is_mapping = is_mapping
         self.key: str | None = None
         self.dropped = False
@@ -269,8 +273,9 @@ class _Reader:
                     if self._frames and self._frames[-1].wants_key:
                         self._note(place, "a key must be plain text", "Give lists and maps as values.")
                         self._frames[-1].key, self._frames[-1].dropped = "", True
+                    location = self._location()
                     self._put(place, node)
-                    self._frames.append(_Frame(node, is_mapping=is_mapping))
+                    self._frames.append(_Frame(node, location, is_mapping=is_mapping))
                 case _:
                     pass
 
@@ -282,7 +287,7 @@ class _Reader:
         frame = self._frames[-1]
         key = event.value
         frame.key, frame.dropped = key, True
-        if key == "<<" and event.style is None:
+        if key == "<<" and event.style not in _QUOTED:
             self._note(place, "merge keys (<<) are not allowed", "Write the fields out.")
         elif key in frame.node.keys:
             first = frame.node.keys[key]
@@ -310,7 +315,10 @@ class _Reader:
 
     def _location(self) -> Location:
         """Of the value that comes next."""
-        return tuple(f.key if f.key is not None else len(f.node.value) for f in self._frames)
+        if not self._frames:
+            return ()
+        frame = self._frames[-1]
+        return (*frame.location, len(frame.node.value) if frame.key is None else frame.key)
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Any:
         text: str = event.value
@@ -320,7 +328,7 @@ class _Reader:
             hint = "`!vault` is understood in spec.extraVars only." if event.tag == "!vault" else "Remove it."
             self._note(place, f"the tag {event.tag} is not allowed here", hint)
             return text
-        if event.style is not None:
+        if event.style in _QUOTED:
             return text
         if text in _CONSTANTS:
             return _CONSTANTS[text]

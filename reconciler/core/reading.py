@@ -7,7 +7,8 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from enum import StrEnum
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
@@ -152,7 +153,7 @@ def _real_location(location: tuple[str | int, ...], value: Any) -> Location:
 
 
 def _explain(details: ErrorDetails, location: Location, context: Mapping[str, Any]) -> tuple[str, str]:
-    name = _name(location) or "the manifest"
+    name = "the manifest" if not location else _name(location)
     given = details["input"]
     match details["type"]:
         case "refused":
@@ -230,11 +231,13 @@ def _allowed(location: Location) -> tuple[str, ...]:
         return ()
     field = next((f for n, f in model.model_fields.items() if (f.alias or to_camel(n)) == names[-1]), None)
     annotation: Any = field.annotation if field is not None else None
-    while get_origin(annotation) in (tuple, types.UnionType):
+    while get_origin(annotation) in (tuple, types.UnionType, Annotated):
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is Literal:
         return tuple(str(value) for value in get_args(annotation))
-    return tuple(str(member.value) for member in annotation) if isinstance(annotation, type) and issubclass(annotation, str) and annotation is not str else ()
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return tuple(member.value for member in annotation)
+    return ()
 
 
 def _did_you_mean(location: Location) -> str:
