@@ -392,6 +392,9 @@ class JobStore(SliceStore, Protocol):
     def at_rest(self, source: str) -> frozenset[str]:
         """Names with no unhandled cause, no open run and no unhandled request: in one query for the whole source."""
 
+    def job_at_rest(self, key: JobKey) -> bool:
+        """The same for one job, in one query."""
+
     # -- runs
     def open_run(self, new: NewRun) -> bool:
         """False: it is already there. Children are `pending`; every cause in `handles` becomes handled."""
@@ -424,6 +427,7 @@ class JobStore(SliceStore, Protocol):
     def add_request(self, request: Request) -> bool:
         """False: this id is already there."""
 
+    def request(self, request_id: str) -> Request | None: ...
     def pending_requests(self, key: JobKey) -> Sequence[Request]: ...
 
     def accept_trigger(self, request: Request, cause: NewCause) -> None:
@@ -476,11 +480,11 @@ class StoredMetrics:
 
     statuses: Sequence[JobStatus]
     sources: Sequence[SourceStatus]
-    runs_finished: Mapping[tuple[str, str], int]
-    """By (status, reason)."""
-    children_finished: Mapping[str, int]
-    histograms: Mapping[tuple[str, str], Mapping[float, int]]
+    counters: Mapping[str, Mapping[tuple[str, ...], float]]
+    """Name without prefix to label values to value. A histogram NAME is NAME_bucket (label values, then the upper bound;
+    not cumulative), NAME_sum and NAME_count."""
     running: int
+    """Children in slices that are planned, claimed or started."""
 
 
 # == Sinks ===========================================================================================================

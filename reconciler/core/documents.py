@@ -164,7 +164,9 @@ def _decode(data: bytes, path: str) -> str | Unreadable:
 
 # -- text to documents -----------------------------------------------------------------------------------------------
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)?\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.(?=[0-9eE]|\Z))?[0-9]*)(?:[eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(
+    r"[-+]?(?:(?:0|[1-9][0-9]*)?\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.(?=[0-9eE]|\Z))?[0-9]*)(?:[eE][-+]?[0-9]+)?"
+)
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _CONSTANTS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -267,7 +269,9 @@ class _Reader:
                     if event.tag is not None and not event.implicit:
                         self._note(place, f"the tag {event.tag} is not allowed", "Remove it.")
                     if len(self._frames) >= MAX_DEPTH:
-                        raise _TooDeep(self._problem(place, f"nested more than {MAX_DEPTH} deep", "Is this a manifest?"))
+                        raise _TooDeep(
+                            self._problem(place, f"nested more than {MAX_DEPTH} deep", "Is this a manifest?")
+                        )
                     node = Node(place, {} if is_mapping else [])
                     root = root or node
                     if self._frames and self._frames[-1].wants_key:

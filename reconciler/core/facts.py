@@ -54,9 +54,7 @@ class ChildStatus(StrEnum):
         return self in UNSUCCESSFUL
 
 
-UNSUCCESSFUL = frozenset(
-    {ChildStatus.FAILED, ChildStatus.UNREACHABLE, ChildStatus.ABORTED, ChildStatus.UNKNOWN}
-)
+UNSUCCESSFUL = frozenset({ChildStatus.FAILED, ChildStatus.UNREACHABLE, ChildStatus.ABORTED, ChildStatus.UNKNOWN})
 
 
 class RunStatus(StrEnum):

@@ -35,7 +35,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from reconciler.core.documents import VAULT_KEY, Problem
+from reconciler.core.documents import Problem
 
 __all__ = [
     "API_VERSION",
@@ -155,9 +155,7 @@ def _check_path(path: str) -> str:
     if "\\" in path:
         raise _wrong("has a backslash", "Separate the parts of a path with '/'.")
     if path.startswith(("/", "~")):
-        raise _wrong(
-            "must be relative to the root of the repository", "Only what is in the repository can be used."
-        )
+        raise _wrong("must be relative to the root of the repository", "Only what is in the repository can be used.")
     if path.startswith("-"):
         raise _wrong("begins with '-'", "It would be taken for an option: rename the file.")
     if "$" in path:
@@ -215,7 +213,9 @@ Tags = Annotated[tuple[Text, ...], AfterValidator(_as_set)]
 TaskTags = Annotated[tuple[Annotated[Text, AfterValidator(_check_task_tag)], ...], AfterValidator(_as_set)]
 _PATH_SCHEMA = {"type": "string", "minLength": 1, "pattern": r"^(?![-/~])(?!(.*/)?\.\.(/|$))[^$\\\x00-\x1f]+$"}
 RelativePath = Annotated[str, AfterValidator(_check_path), WithJsonSchema(_PATH_SCHEMA)]
-InventoryPath = Annotated[str, AfterValidator(_check_path), AfterValidator(_check_inventory_path), WithJsonSchema(_PATH_SCHEMA)]
+InventoryPath = Annotated[
+    str, AfterValidator(_check_path), AfterValidator(_check_inventory_path), WithJsonSchema(_PATH_SCHEMA)
+]
 
 
 # -- values of extraVars ---------------------------------------------------------------------------------------------
@@ -326,9 +326,7 @@ class Selector(_Value):
 
     @model_validator(mode="after")
     def _some_criterion(self) -> Self:
-        if not any(
-            (self.tags, self.any_tags, self.not_tags, self.hosts, self.search, self.pattern, self.all)
-        ):
+        if not any((self.tags, self.any_tags, self.not_tags, self.hosts, self.search, self.pattern, self.all)):
             raise _wrong("selects nothing", "Give tags, hosts, search or pattern; every host is `all: true`.")
         return self
 
@@ -336,7 +334,9 @@ class Selector(_Value):
 class Tasks(_Value):
     """Which tasks of the playbook run."""
 
-    tags: TaskTags = Field((), description="Only tasks with one of these tags (ansible --tags).", examples=[["packages"]])
+    tags: TaskTags = Field(
+        (), description="Only tasks with one of these tags (ansible --tags).", examples=[["packages"]]
+    )
     skip_tags: TaskTags = Field((), description="No task with one of these tags (--skip-tags).", examples=[["reboot"]])
 
 
@@ -428,11 +428,12 @@ class BatchJobSpec(_Value):
         2, ge=1, description="Fewer selected hosts than this are taken for a mistake, and nothing runs."
     )
     max_hosts: Annotated[int, Strict()] | None = Field(
-        None, ge=1, description="More selected hosts than this are taken for a mistake, and nothing runs.", examples=[50]
+        None,
+        ge=1,
+        description="More selected hosts than this are taken for a mistake, and nothing runs.",
+        examples=[50],
     )
-    suspend: Annotated[bool, Strict()] = Field(
-        False, description="No new wave starts while true; what runs finishes."
-    )
+    suspend: Annotated[bool, Strict()] = Field(False, description="No new wave starts while true; what runs finishes.")
     run_on: tuple[RunOn, ...] = Field(
         (RunOn.SPEC,),
         description="What opens a run: a change of the work fields (spec), a change of the playbook; [] only when asked.",

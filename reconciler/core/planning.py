@@ -412,9 +412,7 @@ def _left_behind(desired: Desired, observed: Observed) -> tuple[str, ...]:
         return ()
     current = desired.record.coverage_digest
     records = ((host.name, observed.hosts.get(host.name)) for host in desired.hosts)
-    return tuple(
-        name for name, rec in records if rec is not None and rec.seen_digest == current != rec.success_digest
-    )
+    return tuple(name for name, rec in records if rec is not None and rec.seen_digest == current != rec.success_digest)
 
 
 def _warnings(desired: Desired) -> tuple[str, ...]:

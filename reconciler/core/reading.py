@@ -89,7 +89,9 @@ def _parse(document: Document, path: str, max_limit: int) -> Parsed | Rejected:
             problems = [foreign]
     if not problems:
         try:
-            job = BatchJob.model_validate(document.value, by_alias=True, by_name=False, context={"max_limit": max_limit})
+            job = BatchJob.model_validate(
+                document.value, by_alias=True, by_name=False, context={"max_limit": max_limit}
+            )
         except ValidationError as error:
             problems = [_problem(document, path, details) for details in error.errors(include_url=False)]
         else:

@@ -147,7 +147,10 @@ class Reason(StrEnum):
         "VariablePrompt",
         "The playbook asks a question (vars_prompt) that nobody is there to answer. Give the variable in extraVars.",
     )
-    INVENTORY_MISSING = ("InventoryMissing", "No inventory is named in the manifest, in ansible.cfg or in the settings.")
+    INVENTORY_MISSING = (
+        "InventoryMissing",
+        "No inventory is named in the manifest, in ansible.cfg or in the settings.",
+    )
     SETTINGS_INVALID = ("SettingsInvalid", "A setting is wrong: the message says which, and where it comes from.")
     # -- unavailable: the world must change ----------------------------------------------------------------------
     INVENTORY_UNREADABLE = (

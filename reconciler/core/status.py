@@ -423,7 +423,9 @@ def _conditions(
     generation = desired.record.generation
     before = {condition.type: condition for condition in previous.status.conditions} if previous is not None else {}
 
-    def condition(kind: ConditionType, status: Literal["True", "False", "Unknown"], reason: str, text: str) -> Condition:
+    def condition(
+        kind: ConditionType, status: Literal["True", "False", "Unknown"], reason: str, text: str
+    ) -> Condition:
         was = before.get(kind)
         since = was.last_transition_time if was is not None and was.status == status else now
         return Condition(
@@ -461,7 +463,11 @@ def _up_to_date(
     if isinstance(desired.hosts, Blocked):
         return "Unknown", desired.hosts.reason, desired.hosts.message
     if run is None or run.work_digest != desired.record.work_digest:
-        return "False", Reason.NOT_REQUESTED if said.reason is Reason.NOT_REQUESTED else Reason.PROGRESSING, "the current spec has not run yet"
+        return (
+            "False",
+            Reason.NOT_REQUESTED if said.reason is Reason.NOT_REQUESTED else Reason.PROGRESSING,
+            "the current spec has not run yet",
+        )
     if run.playbook_digest != desired.playbook_digest:
         text = f"{desired.spec.playbook} or a file it can reach changed at {desired.revision}"
         return "False", Reason.PLAYBOOK_CHANGED, text
@@ -488,7 +494,9 @@ def group_failures(children: Sequence[Child]) -> tuple[FailureGroup, ...]:
             groups[child.task, _short(child.message), child.reason, child.status].append(child.host)
     largest_first = sorted(groups.items(), key=lambda item: -len(item[1]))
     return tuple(
-        FailureGroup(task=task, message=message, reason=reason, status=status, hosts=len(hosts), examples=tuple(hosts[:EXAMPLES]))
+        FailureGroup(
+            task=task, message=message, reason=reason, status=status, hosts=len(hosts), examples=tuple(hosts[:EXAMPLES])
+        )
         for (task, message, reason, status), hosts in largest_first
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import JobKey, ManifestRecord
-from reconciler.core.hosts import Host, Inventory, select
+from reconciler.core.hosts import Host, select
 from reconciler.core.planning import Blocked, Desired, Limits
 from reconciler.core.playbook import PlaybookFacts, inspect_playbook, playbook_digest
 from reconciler.core.reasons import Reason

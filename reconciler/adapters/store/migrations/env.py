@@ -1,0 +1,8 @@
+"""Alembic's entry: migrations run on the connection that migrate.py hands over."""
+
+from alembic import context
+
+from reconciler.adapters.store.tables import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
+context.run_migrations()
