@@ -412,6 +412,8 @@ class JobStore(SliceStore, Protocol):
     def open_slices(self) -> Sequence[Slice]:
         """Those planned, claimed or started, of all runs."""
 
+    def key_of_run(self, run: str) -> JobKey | None: ...
+
     def stop_slices(self, run: str, stop: Stop) -> None:
         """Tell the open slices of a run to stop; one still planned is cancelled at once, its hosts freed and its children
         `cancelled`."""

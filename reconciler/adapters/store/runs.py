@@ -267,6 +267,11 @@ class Runs(Database):
         with self.read() as connection:
             return tuple(slice_of(row, row.job_id) for row in connection.execute(query))
 
+    def key_of_run(self, run: str) -> JobKey | None:
+        with self.read() as connection:
+            row = connection.execute(select(jobs.c.source, jobs.c.name).where(jobs.c.job_id == run)).one_or_none()
+        return None if row is None else JobKey(row.source, row.name)
+
     def revisions_in_use(self, source: str) -> frozenset[Revision]:
         newest = select(func.max(jobs.c.id)).where(jobs.c.source == source, jobs.c.is_batch_job).group_by(jobs.c.name)
         unfinished = and_(jobs.c.source == source, jobs.c.is_batch_job, jobs.c.status.in_(OPEN_RUN))

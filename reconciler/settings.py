@@ -1,0 +1,133 @@
+"""Every setting, where it may come from, and what it means.
+
+`reconciler.toml` < environment `RECONCILER_…` (nested by `__`) < flags of the command line. Only app, cli and worker
+read settings; everything else is given plain values.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from reconciler.core.errors import Refused
+from reconciler.core.manifest import parse_duration
+from reconciler.core.reasons import Reason
+
+CONFIG_FILES = (Path("reconciler.toml"), Path("/etc/reconciler/reconciler.toml"))
+"""The first that exists is read, unless --config names one."""
+
+
+def _duration(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AnsibleSettings(_Section):
+    """How Ansible is started."""
+
+    ansible_playbook: str | None = Field(
+        None, description="Path of ansible-playbook. Default: beside this Python, else the first on PATH."
+    )
+    private_key_file: Path | None = Field(None, description="ssh key to log in with.")
+    vault_password_files: tuple[Path, ...] = Field((), description="Files with vault passwords, tried in order.")
+    become_password_file: Path | None = Field(None, description="File with the password for become.")
+    remote_user: str | None = Field(None, description="User to log in as, where the inventory names none.")
+    ssh_common_args: str | None = Field(None, description="More arguments for ssh.")
+    known_hosts_file: Path | None = Field(None, description="known_hosts to check hosts against, instead of the user's.")
+    pass_env: tuple[str, ...] = Field(("SSH_AUTH_SOCK",), description="Environment variables that Ansible gets too.")
+    pipelining: bool | None = Field(None, description="Ansible's pipelining; unset: as ansible.cfg says.")
+
+
+class InventorySettings(_Section):
+    """Where hosts come from when a manifest does not say."""
+
+    default: tuple[str, ...] = Field((), description="Inventory paths, relative to the root of the source.")
+    refresh: Duration = Field(timedelta(minutes=5), description="How old a dynamic inventory may be for display.")
+    tags_variable: str = Field("reconciler_tags", description="Inventory variable that holds a host's tags.")
+
+
+class HttpSettings(_Section):
+    """The daemon's own port."""
+
+    enabled: bool = Field(True, description="Serve /metrics, /healthz and /readyz.")
+    listen: str = Field("127.0.0.1:8440", description="HOST:PORT to listen on.")
+
+
+class SourceSettings(_Section):
+    """Bounds of a directory as source."""
+
+    max_files: int = Field(50_000, ge=1, description="Largest number of files in a directory source.")
+    max_bytes: int = Field(1 << 30, ge=1, description="Largest size of a directory source, in bytes.")
+
+
+class Settings(BaseSettings):
+    """All settings of one process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RECONCILER_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
+    )
+
+    state_dir: Path = Field(Path(".reconciler"), description="Where the database, status files and snapshots live.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL. Default: SQLite in the state directory.")
+    manifests: tuple[str, ...] = Field(
+        ("jobs/**/*.yaml", "jobs/**/*.yml"), description="Globs of the files of a source that are manifests."
+    )
+    max_limit: int = Field(20, ge=1, description="The highest `limit` that a manifest may have.")
+    max_running: int = Field(50, ge=1, description="Children at a time, of all jobs together.")
+    workers: int = Field(4, ge=1, description="Jobs that are looked at at the same time.")
+    resync: Duration = Field(timedelta(seconds=60), description="How often a source is read though nothing was noticed.")
+    status_children: int = Field(200, ge=1, description="Children listed in a status file; the database has all.")
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    ansible: AnsibleSettings = Field(AnsibleSettings(), description="How Ansible is started.")
+    inventory: InventorySettings = Field(InventorySettings(), description="Where hosts come from.")
+    http: HttpSettings = Field(HttpSettings(), description="The daemon's own port.")
+    source: SourceSettings = Field(SourceSettings(), description="Bounds of a directory as source.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **others: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over environment over file."""
+        return (init_settings, others["env_settings"], TomlConfigSettingsSource(settings_cls))
+
+    @property
+    def url(self) -> str:
+        """Of the database."""
+        return self.database_url or f"sqlite:///{self.state_dir.resolve() / 'reconciler.db'}"
+
+
+def load_settings(config: Path | None, **flags: Any) -> Settings:
+    """The settings of this process. Raises Refused (SettingsInvalid) with the name of what is wrong and its remedy."""
+    file = config or next((path for path in CONFIG_FILES if path.is_file()), None)
+    if file is not None and not file.is_file():
+        raise Refused(Reason.SETTINGS_INVALID, f"there is no settings file {file}", "see --config")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return FromFile(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        where = f" (from {file}, the environment or a flag)" if file is not None else " (from the environment or a flag)"
+        message = f"setting {name}: {first['msg']}{where}"
+        raise Refused(Reason.SETTINGS_INVALID, message, "docs/settings.md lists them all") from error
+    except ValueError as error:
+        raise Refused(Reason.SETTINGS_INVALID, f"{file}: {error}", "it must be TOML") from error
