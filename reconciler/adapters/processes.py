@@ -8,6 +8,7 @@ environment, and what carries the mark belongs to the slice.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -47,16 +48,29 @@ def descendants(pid: int) -> tuple[psutil.Process, ...]:
 
 
 def end(processes: Iterable[psutil.Process], patience: float = PATIENCE) -> None:
-    """TERM them, then KILL what is left after `patience` seconds. Returns when none of them runs any more."""
+    """TERM them, then KILL what is left after `patience` seconds. Returns when none of them runs any more.
+
+    Ended children of this process stay zombies: reaping them is up to whoever started them.
+    """
     waiting = list(processes)
     for process in waiting:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, left = psutil.wait_procs(waiting, timeout=patience)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left)
+    deadline = time.monotonic() + patience
+    while (waiting := [process for process in waiting if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    while waiting := [process for process in waiting if _runs(process)]:
+        for process in waiting:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.02)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def end_slice(value: str, patience: float = PATIENCE) -> None:

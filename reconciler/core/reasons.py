@@ -142,6 +142,10 @@ class Reason(StrEnum):
         "PathOutsideSource",
         "A path in the manifest leaves the source, by itself or through a symbolic link. Only what is in the source runs.",
     )
+    PATH_UNREADABLE = (
+        "PathUnreadable",
+        "A file is in the source, but its permissions keep reconciler from reading it. Mend its owner or mode.",
+    )
     PLAYBOOK_INVALID = ("PlaybookInvalid", "The playbook is not a YAML list of plays.")
     VARIABLE_PROMPT = (
         "VariablePrompt",

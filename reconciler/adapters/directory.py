@@ -1,0 +1,496 @@
+"""A directory as a source: a folder that people and programs edit while it is read.
+
+What is in it: every regular file below the root, but for `.git`, the folders of our own state, and what
+`.reconcilerignore` names. Symbolic links that stay inside are followed; what lies behind one that leaves, is not in the
+source. Names that are not UTF-8 are not in it either, for no manifest or playbook could name them.
+
+A run works on a copy (`keep`), below `<snapshots>/<digest>`: `tree/` has the files, `files.json` their digests.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import posixpath
+import re
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from threading import Event as Flag
+
+import watchfiles
+
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.facts import Revision
+from reconciler.core.ignore import IGNORE_FILE, IgnoreRules
+from reconciler.core.reasons import Reason
+from reconciler.ports import Clock
+
+UNREADABLE = "unreadable"
+"""In place of the digest of a file that this process may not read."""
+
+SETTLING = 0.2
+"""Seconds that a file must be gone before it counts as removed: many editors save by renaming the old file away."""
+
+TRIES = 5
+"""So often a file that is being written is read, before the source counts as moving."""
+
+RACY = timedelta(seconds=2)
+"""A file changed this shortly before it was read may change again without its times showing it (they can be coarse)."""
+
+JUST_KEPT = 600.0
+"""Seconds for which `release` leaves a copy alone, as its run may not be written down yet."""
+
+_REVISION = re.compile(r"dir@sha256:(?P<digest>[0-9a-f]{64})")
+_Stamp = tuple[int, int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorySnapshot:
+    """A directory at one moment (`root` is the directory itself and moves on), or the copy of it."""
+
+    source: str
+    revision: Revision
+    root: Path
+    files: Mapping[str, str]
+
+    def read(self, path: str) -> bytes:
+        """The content of one of `files`. Raises Unavailable (SourceMoved) and Refused (PathMissing, PathOutsideSource,
+        PathUnreadable)."""
+        name = posixpath.normpath(path)
+        digest = self.files.get(name)
+        if digest is None:
+            raise self._why_not(path, name)
+        if digest == UNREADABLE:
+            raise Refused(
+                Reason.PATH_UNREADABLE,
+                f"{path} may not be read",
+                "give the user that runs reconciler permission to read it",
+            )
+        try:
+            with _open(self.root / name) as opened:
+                content = opened.read()
+        except OSError as error:
+            raise _moved(name) from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise _moved(name)
+        return content
+
+    def _why_not(self, path: str, name: str) -> Refused:
+        outside = posixpath.isabs(name) or name == ".." or name.startswith("../") or "\0" in name
+        if outside or not Path(os.path.realpath(self.root / name)).is_relative_to(os.path.realpath(self.root)):
+            return Refused(
+                Reason.PATH_OUTSIDE_SOURCE, f"{path} leaves the source", "only what is in the source can be used"
+            )
+        if (self.root / name).is_dir():
+            return Refused(Reason.PATH_MISSING, f"{path} is a folder, not a file")
+        return Refused(
+            Reason.PATH_MISSING, f"the source has no file {path}", "paths are relative to the root of the source"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A regular file that was found: where it is, and the times, size and mode that `lstat` gave."""
+
+    path: str
+    stamp: _Stamp
+
+    @property
+    def size(self) -> int:
+        return self.stamp[2]
+
+    @property
+    def mode(self) -> int:
+        return self.stamp[5]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A file's digest, and the stamp that says that it still holds; None if a change could leave the stamp as it is."""
+
+    stamp: _Stamp | None
+    digest: str
+
+
+@dataclass(slots=True)
+class _Listing:
+    """What one walk found. `links` maps symbolic links to what they lead to, both relative to the root."""
+
+    root: Path
+    files: dict[str, _File] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+    links: dict[str, str] = field(default_factory=dict)
+
+
+class DirectorySource:
+    """A folder with manifests and playbooks.
+
+    `state_dir` and `snapshots_dir` may lie inside of it: they are never part of it and never watched. `max_files` and
+    `max_bytes` bound the copy for a run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        *,
+        state_dir: Path,
+        snapshots_dir: Path,
+        max_files: int,
+        max_bytes: int,
+        clock: Clock,
+    ) -> None:
+        self._name = name
+        self._root = root.absolute()
+        self._snapshots = snapshots_dir.absolute()
+        self._ours = (state_dir.absolute(), self._snapshots)
+        self._max_files = max_files
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[str, _Known] = {}
+        self._rules = IgnoreRules()
+        self._ours_inside: frozenset[str] = frozenset()
+        self._last: DirectorySnapshot | None = None
+        self._kept_at: dict[Revision, float] = {}
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+    def sync(self) -> DirectorySnapshot:
+        """The directory as it is now; files that did not change cost one `lstat` each. Raises Unavailable."""
+        with self._lock:
+            return self._read()[0]
+
+    def _read(self) -> tuple[DirectorySnapshot, _Listing]:
+        listing = self._list()
+        if self._last is not None and any(path not in listing.files for path in self._known):
+            time.sleep(SETTLING)
+            listing = self._list()
+        self._digest(listing)
+        paths = sorted(_with_links(listing))
+        files = {path: self._known[of].digest for path, of in paths}
+        executable = {path for path, of in paths if listing.files[of].mode & stat.S_IXUSR}
+        revision = _revision(files, executable)
+        if self._last is None or (self._last.revision, self._last.root) != (revision, listing.root):
+            self._last = DirectorySnapshot(self._name, revision, listing.root, files)
+        return self._last, listing
+
+    def _list(self) -> _Listing:
+        real = os.path.realpath(self._root)
+        listing = _Listing(Path(real))
+        self._rules = _ignore_rules(listing.root)
+        self._ours_inside = frozenset(os.path.relpath(os.path.realpath(folder), real) for folder in self._ours)
+        links = []
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            for entry in _entries(real, folder):
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if self._leaves_out(entry, path):
+                    continue
+                if entry.is_symlink():
+                    links.append(path)
+                elif entry.is_dir(follow_symlinks=False):
+                    listing.folders.add(path)
+                    waiting.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    with contextlib.suppress(FileNotFoundError):
+                        listing.files[path] = _File(path, _stamp(entry.stat(follow_symlinks=False)))
+        for path in links:
+            target = os.path.relpath(os.path.realpath(listing.root / path), real)
+            if target in listing.files or (target in listing.folders and not path.startswith(f"{target}/")):
+                listing.links[path] = target
+        return listing
+
+    def _leaves_out(self, entry: os.DirEntry[str], path: str) -> bool:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            return True
+        folder = entry.is_dir(follow_symlinks=False)
+        return entry.name == ".git" or path in self._ours_inside or self._rules.leaves_out(path, folder=folder)
+
+    def _digest(self, listing: _Listing) -> None:
+        """Bring `_known` in step with the files that were found; those that vanished meanwhile leave the listing."""
+        known: dict[str, _Known] = {}
+        young = int((self._clock.now() - RACY).timestamp() * 1e9)
+        for path, file in list(listing.files.items()):
+            before = self._known.get(path)
+            if before is not None and before.stamp == file.stamp:
+                known[path] = before
+                continue
+            found = _hash_file(listing.root, path)
+            if found is None:
+                del listing.files[path]
+                continue
+            stamp, digest = found
+            listing.files[path] = _File(path, stamp)
+            known[path] = _Known(stamp if stamp[1] < young and digest != UNREADABLE else None, digest)
+        self._known = known
+
+    # -- copies ------------------------------------------------------------------------------------------------------
+    def keep(self, revision: Revision) -> DirectorySnapshot:
+        """An unchanging copy of this revision. Raises Unavailable (SourceMoved), Refused (SourceTooLarge)."""
+        with self._lock:
+            copy = self.kept(revision)
+            if copy is None:
+                snapshot, listing = self._read()
+                if snapshot.revision != revision:
+                    raise Unavailable(Reason.SOURCE_MOVED, f"the source is no longer at {revision}")
+                self._check_size(listing)
+                copy = self._copy(snapshot, listing)
+            self._kept_at[revision] = self._clock.monotonic()
+            return copy
+
+    def kept(self, revision: Revision) -> DirectorySnapshot | None:
+        folder = self._folder(revision)
+        if folder is None:
+            return None
+        try:
+            files = json.loads((folder / "files.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return DirectorySnapshot(self._name, revision, folder / "tree", files)
+
+    def release(self, in_use: Iterable[Revision]) -> None:
+        """Remove every other copy, but for those made or asked for in the last minutes, and what crashes left."""
+        now = self._clock.monotonic()
+        with self._lock:
+            self._kept_at = {rev: at for rev, at in self._kept_at.items() if now - at < JUST_KEPT}
+            needed = {folder.name for rev in (*in_use, *self._kept_at) if (folder := self._folder(rev)) is not None}
+            if not self._snapshots.is_dir():
+                return
+            for folder in list(self._snapshots.iterdir()):
+                being_made = ".tmp-" in folder.name and self._age(folder) < JUST_KEPT
+                if folder.name not in needed and not being_made:
+                    _remove(folder)
+
+    def _folder(self, revision: Revision) -> Path | None:
+        found = _REVISION.fullmatch(revision)
+        return self._snapshots / found["digest"] if found else None
+
+    def _age(self, folder: Path) -> float:
+        try:
+            return self._clock.now().timestamp() - folder.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def _check_size(self, listing: _Listing) -> None:
+        size = sum(file.size for file in listing.files.values())
+        if len(listing.files) > self._max_files:
+            text = f"the source has {len(listing.files):,} files, more than the {self._max_files:,} that a run may copy"
+        elif size > self._max_bytes:
+            text = f"the source has {size:,} bytes, more than the {self._max_bytes:,} that a run may copy"
+        else:
+            return
+        raise Refused(Reason.SOURCE_TOO_LARGE, text, f"use git, or name what is not needed in {IGNORE_FILE}")
+
+    def _copy(self, snapshot: DirectorySnapshot, listing: _Listing) -> DirectorySnapshot:
+        folder = self._folder(snapshot.revision)
+        assert folder is not None  # the revision is ours
+        try:
+            self._snapshots.mkdir(mode=0o700, parents=True, exist_ok=True)
+            being_made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=self._snapshots))
+        except OSError as error:
+            raise _not_written(self._snapshots, error) from error
+        try:
+            tree = being_made / "tree"
+            tree.mkdir()
+            for path in listing.files:
+                if snapshot.files[path] != UNREADABLE:
+                    _copy_file(listing.root, tree, path, snapshot.files[path])
+            for path, target in listing.links.items():
+                (tree / path).parent.mkdir(parents=True, exist_ok=True)
+                (tree / path).symlink_to(os.path.relpath(target, posixpath.dirname(path) or "."))
+            (being_made / "files.json").write_text(json.dumps(snapshot.files))
+            _put_in_place(being_made, folder)
+        except OSError as error:
+            raise _not_written(being_made, error) from error
+        finally:
+            _remove(being_made)
+        return DirectorySnapshot(self._name, snapshot.revision, folder / "tree", snapshot.files)
+
+    # -- watching ----------------------------------------------------------------------------------------------------
+    def watch(self, changed: Callable[[], None], stop: Flag) -> None:
+        """Call `changed` within a fifth of a second of a change, and once when watching has begun. Raises Unavailable if the
+        folder can't be watched or is replaced; it is then to be called again."""
+        try:
+            before = _identity(self._root)
+            begun = False
+            for changes in watchfiles.watch(
+                self._root,
+                watch_filter=self._concerns_us,
+                debounce=100,
+                step=30,
+                rust_timeout=1000,
+                yield_on_timeout=True,
+                stop_event=stop,
+                ignore_permission_denied=True,
+            ):
+                if changes or not begun:
+                    changed()
+                begun = True
+                if _identity(self._root) != before:
+                    raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"{self._root} was removed or replaced")
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(
+                Reason.SOURCE_UNAVAILABLE,
+                f"{self._root} can't be watched: {error}",
+                "it is still read at every resync; on a limit, raise fs.inotify.max_user_watches",
+            ) from error
+
+    def _concerns_us(self, _: watchfiles.Change, path: str) -> bool:
+        inside = os.path.relpath(path, self._root)
+        if any(inside == ours or inside.startswith(f"{ours}/") for ours in self._ours_inside):
+            return False
+        return ".git" not in inside.split("/") and not self._rules.leaves_out_below(inside)
+
+
+# == What is on the disk =============================================================================================
+def _entries(root: str, folder: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(f"{root}/{folder}" if folder else root) as entries:
+            yield from entries
+    except FileNotFoundError as error:
+        if not folder:
+            raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"there is no folder {root}") from error
+    except OSError as error:
+        raise Unavailable(
+            Reason.SOURCE_UNAVAILABLE,
+            f"{folder or root} can't be read: {error.strerror}",
+            f"nothing is taken from half a source; mend it, or name it in {IGNORE_FILE}",
+        ) from error
+
+
+def _ignore_rules(root: Path) -> IgnoreRules:
+    try:
+        return IgnoreRules.parse((root / IGNORE_FILE).read_text(errors="replace"))
+    except FileNotFoundError:
+        return IgnoreRules()
+    except OSError as error:
+        raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"{IGNORE_FILE} can't be read: {error.strerror}") from error
+
+
+def _with_links(listing: _Listing) -> Iterator[tuple[str, str]]:
+    """Each path of the source with the regular file behind it. Links below a folder that is itself reached through a
+    link are not followed, which bounds what links can multiply."""
+    yield from ((path, path) for path in listing.files)
+    paths = sorted(listing.files)
+    for link, target in listing.links.items():
+        if target in listing.files:
+            yield link, target
+            continue
+        start = bisect.bisect_left(paths, f"{target}/")
+        for path in paths[start:]:
+            if not path.startswith(f"{target}/"):
+                break
+            yield link + path[len(target) :], path
+
+
+def _stamp(found: os.stat_result) -> _Stamp:
+    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev, found.st_mode)
+
+
+def _hash_file(root: Path, path: str) -> tuple[_Stamp, str] | None:
+    """The file's stamp and digest, of one and the same moment; None if it is gone."""
+    for _ in range(TRIES):
+        try:
+            with _open(root / path, os.O_NOFOLLOW) as opened:
+                before = _stamp(os.fstat(opened.fileno()))
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+                if _stamp(os.fstat(opened.fileno())) == before:
+                    return before, digest
+        except PermissionError:
+            with contextlib.suppress(FileNotFoundError):
+                return _stamp((root / path).lstat()), UNREADABLE
+            return None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # it has become a link: the next sync sees it as one
+                return None
+            raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"{path} can't be read: {error.strerror}") from error
+    raise Unavailable(
+        Reason.SOURCE_MOVED,
+        f"{path} is being written all the time",
+        f"if it is no part of the source, name it in {IGNORE_FILE}",
+    )
+
+
+def _open(path: Path, flags: int = 0) -> io.BufferedReader:
+    """For reading, without waiting for a writer should a pipe have taken the file's place."""
+    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags), "rb")  # noqa: PTH123 - a descriptor has no path
+
+
+def _copy_file(root: Path, tree: Path, path: str, digest: str) -> None:
+    """Copy it, proving on the way that it has this digest. The copy keeps who may execute and read it, and only the
+    owner may write."""
+    copy = tree / path
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    seen = hashlib.sha256()
+    try:
+        original = _open(root / path, os.O_NOFOLLOW)
+    except OSError as error:
+        raise _moved(path) from error
+    with original, copy.open("xb") as written:
+        while chunk := original.read(1 << 20):
+            seen.update(chunk)
+            written.write(chunk)
+        os.fchmod(written.fileno(), stat.S_IMODE(os.fstat(original.fileno()).st_mode) & 0o755 | 0o600)
+    if seen.hexdigest() != digest:
+        raise _moved(path)
+
+
+def _revision(files: Mapping[str, str], executable: set[str]) -> Revision:
+    seen = hashlib.sha256()
+    for path, digest in files.items():
+        seen.update(f"{path}\0{digest}\0{'x' if path in executable else '-'}\0".encode())
+    return Revision(f"dir@sha256:{seen.hexdigest()}")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _put_in_place(copy: Path, folder: Path) -> None:
+    try:
+        copy.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process made the same copy first
+            raise
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def _moved(path: str) -> Unavailable:
+    return Unavailable(Reason.SOURCE_MOVED, f"{path} changed while the source was read")
+
+
+def _not_written(folder: Path, error: OSError) -> Unavailable:
+    return Unavailable(
+        Reason.SOURCE_UNAVAILABLE,
+        f"the copy for a run can't be written to {folder}: {error.strerror}",
+        "see `df` and its owner",
+    )

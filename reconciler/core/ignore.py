@@ -1,0 +1,87 @@
+"""Which files of a directory are not part of the source: the rules of .reconcilerignore.
+
+They are written as for git (git-scm.com/docs/gitignore): one pattern a line, `#` begins a comment, `!` takes a path in
+again, a `/` at the end means folders only, one elsewhere ties the pattern to the root, `**` crosses folders. A folder
+that is left out is not looked into, so nothing below it can be taken in again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+IGNORE_FILE = ".reconcilerignore"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    regex: re.Pattern[str]
+    leaves_out: bool
+    folders_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoreRules:
+    """The rules of one file, in its order; the last that matches a path decides."""
+
+    rules: tuple[_Rule, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> IgnoreRules:
+        """Any text is valid: a pattern that makes no sense matches nothing."""
+        return cls(tuple(_parse(text)))
+
+    def leaves_out(self, path: str, *, folder: bool) -> bool:
+        """`path` is relative to the root of the source, with `/` between its parts."""
+        for rule in reversed(self.rules):
+            if (folder or not rule.folders_only) and rule.regex.fullmatch(path):
+                return rule.leaves_out
+        return False
+
+    def leaves_out_below(self, path: str) -> bool:
+        """The same for a file of which only the path is known: a rule for one of its folders counts."""
+        parts = path.split("/")
+        folders = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
+        return any(self.leaves_out(above, folder=True) for above in folders) or self.leaves_out(path, folder=False)
+
+
+def _parse(text: str) -> Iterator[_Rule]:
+    for line in text.splitlines():
+        pattern = re.sub(r"(?<!\\)\s+$", "", line)
+        if not pattern or pattern.startswith("#"):
+            continue
+        leaves_out = not pattern.startswith("!")
+        pattern = pattern.removeprefix("!")
+        folders_only = pattern.endswith("/")
+        pattern = pattern.rstrip("/")
+        if not pattern:
+            continue
+        tied = "/" in pattern
+        regex = _regex(pattern.removeprefix("/"))
+        try:
+            yield _Rule(re.compile(regex if tied else f"(?:.*/)?{regex}", re.DOTALL), leaves_out, folders_only)
+        except re.error:
+            continue
+
+
+def _regex(pattern: str) -> str:
+    return "".join(_token(token) for token in re.findall(r"^\*\*/|/\*\*/|/\*\*$|\*+|\[[!^]?\]?[^\]]*\]|\\.|.", pattern))
+
+
+def _token(token: str) -> str:
+    match token:
+        case "**/":
+            return "(?:.*/)?"
+        case "/**/":
+            return "/(?:.*/)?"
+        case "/**":
+            return "/.*"
+        case "?":
+            return "[^/]"
+    if token.startswith("*"):
+        return "[^/]*"
+    if token.startswith("[") and len(token) > 1:
+        inside = token[1:-1].replace("\\", "\\\\")
+        return f"[^/{inside[1:]}]" if inside[0] in "!^" else f"[{inside}]"
+    return re.escape(token.removeprefix("\\") or token)
