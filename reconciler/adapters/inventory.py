@@ -1,0 +1,484 @@
+"""Inventories of any format and plugin, read by `ansible-inventory` and kept for as long as they hold.
+
+A static inventory (plain YAML, INI or TOML) is a function of its files, so it is read once for their content, and kept on
+disk over restarts. One that executes something (a script, a plugin's configuration) is read again when it is older
+than `refresh`, or when asked for afresh.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import hashlib
+import json
+import os
+import posixpath
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from reconciler.adapters.processes import descendants, end
+from reconciler.core.errors import ReconcilerError, Refused, Unavailable
+from reconciler.core.hosts import Host, Inventory
+from reconciler.core.reasons import Reason
+from reconciler.ports import Clock, Snapshot
+
+MOST_KEPT = 64
+"""So many readings are kept, in memory and on disk."""
+
+PAUSE_AFTER_ERROR = 5.0
+"""Seconds for which an error is told again, so that a thousand manifests don't start a thousand readings that fail."""
+
+_FORMAT = 1
+_NOT_REAL_GROUPS = frozenset({"all", "ungrouped"})
+_PLUGIN_KEY = re.compile(rb"""^\s*\{?\s*["']?plugin["']?\s*:""", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryOptions:
+    """How inventories are read. Paths in `default` are relative to the root of a source; `ansible_inventory` None: the
+    one beside this Python, else the first on PATH. `pass_env` names what it gets of our environment beside HOME, PATH."""
+
+    ansible_inventory: Path | None = None
+    default: tuple[str, ...] = ()
+    tags_variable: str = "reconciler_tags"
+    refresh: timedelta = timedelta(minutes=5)
+    time_limit: timedelta = timedelta(seconds=60)
+    vault_password_files: tuple[Path, ...] = ()
+    pass_env: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One inventory at one content. `key` is the same for the same content, on every machine and in every process."""
+
+    key: str
+    source: str
+    root: Path
+    paths: tuple[str, ...]
+    static: bool
+    connection: str
+    port: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    read_at: float
+    found: Inventory | ReconcilerError
+
+
+class AnsibleInventory:
+    """The Hosts port. `cache_dir` None: nothing is kept on disk. Several threads may ask at once."""
+
+    def __init__(self, options: InventoryOptions, clock: Clock, cache_dir: Path | None = None) -> None:
+        self._options = options
+        self._clock = clock
+        self._cache_dir = cache_dir
+        self._lock = threading.Lock()
+        self._questions: dict[tuple[str, str, tuple[str, ...]], _Question] = {}
+        self._answers: dict[str, _Answer] = {}
+        self._under_way: dict[str, Future[Inventory]] = {}
+
+    def load(self, snapshot: Snapshot, inventory: tuple[str, ...], *, fresh: bool = False) -> Inventory:
+        """The inventory made of these paths of the snapshot; none: what its ansible.cfg names, else the default.
+
+        Raises Refused (PathMissing, PathOutsideSource, InventoryMissing) or Unavailable (InventoryUnreadable,
+        InventoryEmpty, AnsibleMissing).
+        """
+        question = self._question(snapshot, inventory)
+        with self._lock:
+            answer = self._answers.get(question.key)
+            if answer is not None and self._holds(question, answer, fresh):
+                return _told(answer.found)
+            reading = self._under_way.get(question.key)
+            if reading is None:
+                mine: Future[Inventory] = Future()
+                self._under_way[question.key] = mine
+        if reading is not None:
+            return _told(reading.exception() or reading.result())
+        try:
+            found = self._kept_on_disk(question) or self._read(question)
+        except BaseException as error:
+            self._end_reading(question, mine, error)
+            raise
+        self._end_reading(question, mine, found)
+        return found
+
+    def paths(self, snapshot: Snapshot, inventory: tuple[str, ...]) -> tuple[str, ...]:
+        """The paths, relative to the snapshot's root, that `load` reads for `inventory`. Raises Refused."""
+        return self._question(snapshot, inventory).paths
+
+    # -- what is asked -----------------------------------------------------------------------------------------------
+    def _question(self, snapshot: Snapshot, inventory: tuple[str, ...]) -> _Question:
+        asked = (snapshot.source, f"{snapshot.revision} {snapshot.root}", inventory)
+        with self._lock:
+            known = self._questions.get(asked)
+        if known is None:
+            known = self._examine(snapshot, inventory)
+            with self._lock:
+                self._questions[asked] = known
+                _forget_oldest(self._questions)
+        return known
+
+    def _examine(self, snapshot: Snapshot, inventory: tuple[str, ...]) -> _Question:
+        config = _ansible_cfg(snapshot)
+        paths = inventory or _configured(snapshot, config) or self._options.default
+        if not paths:
+            raise Refused(
+                Reason.INVENTORY_MISSING,
+                "no inventory is named",
+                "set spec.inventory, `inventory` in ansible.cfg, or the setting inventory.default",
+            )
+        paths = tuple(_inside(snapshot, path) for path in paths)
+        files = {name: snapshot.files[name] for name in _files_of(snapshot, paths)}
+        about = [_FORMAT, snapshot.source, paths, self._options.tags_variable, sorted(files.items())]
+        key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        static = not any(
+            _executes(snapshot, name) for name in files if not _is_variables(name) and name != "ansible.cfg"
+        )
+        connection = config.get("defaults", "transport", fallback="smart").strip()
+        port = config.get("defaults", "remote_port", fallback="22").strip()
+        return _Question(key, snapshot.source, snapshot.root, paths, static, connection, port)
+
+    # -- what is known -----------------------------------------------------------------------------------------------
+    def _holds(self, question: _Question, answer: _Answer, fresh: bool) -> bool:
+        age = self._clock.monotonic() - answer.read_at
+        if isinstance(answer.found, ReconcilerError):
+            return not fresh and age < PAUSE_AFTER_ERROR
+        return question.static or (not fresh and age < self._options.refresh.total_seconds())
+
+    def _end_reading(self, question: _Question, mine: Future[Inventory], found: Inventory | BaseException) -> None:
+        with self._lock:
+            del self._under_way[question.key]
+            if isinstance(found, Inventory | ReconcilerError):
+                self._answers.pop(question.key, None)
+                self._answers[question.key] = _Answer(self._clock.monotonic(), found)
+                _forget_oldest(self._answers)
+        if isinstance(found, Inventory):
+            mine.set_result(found)
+        else:
+            mine.set_exception(found)
+
+    def _kept_on_disk(self, question: _Question) -> Inventory | None:
+        if self._cache_dir is None or not question.static:
+            return None
+        try:
+            kept = json.loads((self._cache_dir / f"{question.key}.json").read_bytes())
+            return _inventory((_kept_host(**host) for host in kept["hosts"]), kept["groups"])
+        except (OSError, ValueError, KeyError, TypeError):  # not there or not ours: it is read again and replaced
+            return None
+
+    def _keep_on_disk(self, question: _Question, inventory: Inventory) -> None:
+        """Hosts only, no variables: those may be secrets."""
+        if self._cache_dir is None or not question.static:
+            return
+        with contextlib.suppress(OSError):  # a disk that is full costs a second at the next start, and no more
+            self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            content = {"hosts": [asdict(host) for host in inventory.hosts.values()], "groups": inventory.groups}
+            descriptor, name = tempfile.mkstemp(dir=self._cache_dir, prefix=".", suffix=".tmp")
+            with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor has no path
+                json.dump(content, file, default=sorted)
+            Path(name).replace(self._cache_dir / f"{question.key}.json")
+            kept = sorted(self._cache_dir.glob("*.json"), key=lambda path: path.stat().st_mtime)
+            for path in kept[:-MOST_KEPT]:
+                path.unlink(missing_ok=True)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+    def _read(self, question: _Question) -> Inventory:
+        with tempfile.TemporaryDirectory(prefix="reconciler-inventory-", ignore_cleanup_errors=True) as scratch:
+            told = self._run(question, Path(scratch))
+        try:
+            listing = json.loads(told)
+        except ValueError as error:
+            raise Unavailable(
+                Reason.INVENTORY_UNREADABLE, f"ansible-inventory did not answer in JSON: {error}"
+            ) from error
+        groups = _groups(listing)
+        variables = listing.get("_meta", {}).get("hostvars", {})
+        inventory = _inventory(
+            (self._host(question, name, variables.get(name, {}), groups) for name in groups["all"]), groups
+        )
+        if not inventory.hosts:
+            raise Unavailable(Reason.INVENTORY_EMPTY, f"{', '.join(question.paths)}: no host is in this inventory")
+        self._keep_on_disk(question, inventory)
+        return inventory
+
+    def _run(self, question: _Question, scratch: Path) -> bytes:
+        command = [self._program(), "--list"]
+        for path in question.paths:
+            command += ["-i", str(question.root / path)]
+        for file in self._options.vault_password_files:
+            command += ["--vault-password-file", str(file.absolute())]
+        output, errors = scratch / "output", scratch / "errors"
+        limit = self._options.time_limit.total_seconds()
+        with output.open("wb") as stdout, errors.open("wb") as stderr:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    cwd=question.root,
+                    env=self._environment(question.root, scratch),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise Unavailable(Reason.ANSIBLE_MISSING, f"{command[0]} does not start: {error.strerror}") from error
+            try:
+                returned = process.wait(limit)
+            except subprocess.TimeoutExpired as error:
+                raise Unavailable(
+                    Reason.INVENTORY_UNREADABLE,
+                    f"{', '.join(question.paths)}: ansible-inventory took longer than {limit:g} s and was ended",
+                    "see what its script or plugin waits for",
+                ) from error
+            finally:
+                _end_all(process)
+        if returned != 0:
+            said = _clean(errors.read_text(errors="replace"), question.root)
+            raise Unavailable(
+                Reason.INVENTORY_UNREADABLE,
+                f"{', '.join(question.paths)}: {said or f'ansible-inventory ended with {returned}'}",
+                f"try `ansible-inventory --list -i {question.paths[0]}`",
+            )
+        return output.read_bytes()
+
+    def _program(self) -> str:
+        named = self._options.ansible_inventory
+        beside = Path(sys.executable).with_name("ansible-inventory")
+        found = shutil.which(named or (beside if beside.exists() else "ansible-inventory"))
+        if found is None:
+            raise Unavailable(
+                Reason.ANSIBLE_MISSING,
+                f"{named or 'ansible-inventory'} is not there or can't be executed",
+                "install ansible-core, or set ansible.ansible_playbook",
+            )
+        return os.path.abspath(found)  # noqa: PTH100 - links stay: the real file may belong to another environment
+
+    def _environment(self, root: Path, scratch: Path) -> dict[str, str]:
+        """All that Ansible gets. A source without write access, or a home without, must not matter; a source that
+        inventory scripts leave compiled files in would change by being read."""
+        environment = {
+            "LANG": "C.UTF-8",
+            "LC_ALL": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "ANSIBLE_LOCAL_TEMP": str(scratch / "ansible"),
+            "ANSIBLE_NOCOLOR": "1",
+            # without these a file that no plugin can parse is a warning, and the inventory empty
+            "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
+            "ANSIBLE_INVENTORY_UNPARSED_FAILED": "True",
+        }
+        config = root / "ansible.cfg"
+        if config.is_file():  # named outright, for Ansible passes over one in a folder that all may write to
+            environment["ANSIBLE_CONFIG"] = str(config)
+        names = ("PATH", "HOME", *self._options.pass_env)
+        return environment | {name: os.environ[name] for name in names if name in os.environ}
+
+    # -- one host ----------------------------------------------------------------------------------------------------
+    def _host(
+        self, question: _Question, name: str, variables: Mapping[str, Any], groups: Mapping[str, tuple[str, ...]]
+    ) -> Host:
+        def text(*names: str) -> str:
+            found = (_plain(variables.get(variable)) for variable in names)
+            return next((value for value in found if value), "")
+
+        address = text("ansible_host", "ansible_ssh_host").strip("[]") or name
+        connection = text("ansible_connection") or question.connection
+        if identity := text("reconciler_host_id"):
+            host_key = identity
+        elif connection in ("local", "ansible.builtin.local"):
+            host_key = f"{question.source}/{','.join(question.paths)}/{name}"
+        else:
+            host_key = f"{address.lower()}:{text('ansible_port', 'ansible_ssh_port') or question.port}"
+        tags = variables.get(self._options.tags_variable, variables.get("tags"))
+        return Host(name, address, host_key, frozenset(_tags(tags)))
+
+
+# == Paths ===========================================================================================================
+def _ansible_cfg(snapshot: Snapshot) -> configparser.RawConfigParser:
+    config = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
+    if "ansible.cfg" in snapshot.files:
+        try:
+            config.read_string(snapshot.read("ansible.cfg").decode())
+        except (configparser.Error, UnicodeDecodeError) as error:
+            problem = str(error).splitlines()[0]
+            raise Refused(Reason.INVENTORY_MISSING, f"ansible.cfg can't be read: {problem}", "mend it") from error
+    return config
+
+
+def _configured(snapshot: Snapshot, config: configparser.RawConfigParser) -> tuple[str, ...]:
+    named = config.get("defaults", "inventory", fallback="")
+    root = snapshot.root
+    paths = (Path(path.strip().replace("{{CWD}}", str(root))).expanduser() for path in named.split(",") if path.strip())
+    return tuple(os.path.relpath(path, root) if path.is_absolute() else str(path) for path in paths)
+
+
+def _inside(snapshot: Snapshot, path: str) -> str:
+    name = posixpath.normpath(path)
+    root = os.path.realpath(snapshot.root)
+    outside = posixpath.isabs(name) or name == ".." or name.startswith("../") or "\0" in name
+    if outside or not Path(os.path.realpath(snapshot.root / name)).is_relative_to(root):
+        raise Refused(
+            Reason.PATH_OUTSIDE_SOURCE,
+            f"the inventory {path} leaves the source",
+            "only what is in the source can be used",
+        )
+    if not (snapshot.root / name).exists():
+        raise Refused(
+            Reason.PATH_MISSING, f"the source has no inventory {path}", "paths are relative to the root of the source"
+        )
+    return name
+
+
+def _files_of(snapshot: Snapshot, paths: Sequence[str]) -> list[str]:
+    """Everything whose content decides what the inventory says."""
+    real = [os.path.relpath(os.path.realpath(snapshot.root / path), os.path.realpath(snapshot.root)) for path in paths]
+    names = {*paths, *real, "ansible.cfg"}
+    folders = tuple(f"{path}/" for path in names)
+    everything = "." in names
+    return [
+        name
+        for name in snapshot.files
+        if everything or name in names or name.startswith(folders) or _is_variables(name)
+    ]
+
+
+def _is_variables(name: str) -> bool:
+    return not {"group_vars", "host_vars"}.isdisjoint(name.split("/")[:-1]) or posixpath.splitext(
+        posixpath.basename(name)
+    )[0] in ("group_vars", "host_vars")
+
+
+def _executes(snapshot: Snapshot, name: str) -> bool:
+    """Whether Ansible would run this file, or a plugin that it configures."""
+    try:
+        found = (snapshot.root / name).stat()
+    except OSError as error:
+        raise Unavailable(Reason.SOURCE_MOVED, f"{name} changed while the source was read") from error
+    return bool(found.st_mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)) or bool(
+        _PLUGIN_KEY.search(snapshot.read(name))
+    )
+
+
+# == What ansible-inventory says =====================================================================================
+def _groups(listing: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Every group with all its hosts, in the order in which Ansible goes through them: its own, then level by level
+    those of the groups below it."""
+    below = {name: tuple(group.get("children", ())) for name, group in listing.items() if name != "_meta"}
+    own = {name: tuple(group.get("hosts", ())) for name, group in listing.items() if name != "_meta"}
+    names = _from_the_top("all", below)
+    return {
+        name: tuple(dict.fromkeys(host for group in _from_the_top(name, below) for host in own.get(group, ())))
+        for name in dict.fromkeys((*names, *below))
+    }
+
+
+def _from_the_top(name: str, below: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    seen = {name: None}
+    level: Iterable[str] = (name,)
+    while level := tuple(child for group in level for child in below.get(group, ()) if child not in seen):
+        seen |= dict.fromkeys(level)
+    return tuple(seen)
+
+
+def _inventory(hosts: Iterable[Host], groups: Mapping[str, Iterable[str]]) -> Inventory:
+    members = {name: tuple(names) for name, names in groups.items()}
+    of_host: dict[str, set[str]] = {}
+    for group, names in members.items():
+        for name in names if group not in _NOT_REAL_GROUPS else ():
+            of_host.setdefault(name, set()).add(group)
+    known = {}
+    for host in hosts:
+        mine = frozenset(of_host.get(host.name, ()))
+        tags = host.tags | {f"group:{group}" for group in mine}
+        known[host.name] = Host(host.name, host.address, host.host_key, tags, mine)
+    told = json.dumps([[asdict(host) for host in known.values()], members], default=sorted)
+    return Inventory(hashlib.sha256(told.encode()).hexdigest(), known, members)
+
+
+def _kept_host(name: str, address: str, host_key: str, tags: list[str], groups: list[str]) -> Host:
+    return Host(name, address, host_key, frozenset(tags), frozenset(groups))
+
+
+def _plain(value: object) -> str:
+    """A variable as text; "" if it is none, is encrypted, or needs a template that only a play can fill in."""
+    if isinstance(value, dict) and set(value) == {"__ansible_unsafe"}:
+        value = value["__ansible_unsafe"]
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str | int | float):
+        return ""
+    text = str(value).strip()
+    return "" if "{{" in text or "{%" in text else text
+
+
+def _tags(value: object) -> list[str]:
+    """A list of tags, a mapping (`key=value` each, a list of values giving several), or text with commas."""
+    match value:
+        case dict() if set(value) != {"__ansible_unsafe"}:
+            pairs = (
+                (key, each) for key, given in value.items() for each in (given if isinstance(given, list) else [given])
+            )
+            return [f"{key}={text}" for key, each in pairs if (text := _plain(each))]
+        case list():
+            return [text for each in value if (text := _plain(each))]
+        case _:
+            return [text for part in _plain(value).split(",") if (text := part.strip())]
+
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_EXCERPT = re.compile(r"\s*(\d+ .*|\d+|\^.*|\(source not shown.*|<<< caused by >>>)\s*")
+_SECRETS = (
+    (
+        re.compile(
+            r"(?i)((?:pass(?:word|wd|phrase)?|secret|token|api_?key)\w*[\"']?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|\S+)"
+        ),
+        r"\1***",
+    ),
+    (re.compile(r"(://[^\s/:@]*:)[^\s/@]+@"), r"\1***@"),
+)
+
+
+def _clean(said: str, root: Path) -> str:
+    """Ansible's words without colours, passwords, excerpts of files (they hold what is beside the fault) and repeats."""
+    text = _ANSI.sub("", said).replace(f"{root}/", "")
+    for secret, instead in _SECRETS:
+        text = secret.sub(instead, text)
+    lines = (line.strip() for line in text.splitlines() if not _EXCERPT.fullmatch(line))
+    kept = [line.removeprefix("[WARNING]: ").removeprefix("[ERROR]: ") for line in lines if line]
+    told = [line for line in dict.fromkeys(kept) if not line.startswith("Origin: <")]
+    return " ".join(told)[:2000]
+
+
+def _end_all(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        below = descendants(process.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            end((psutil.Process(process.pid), *below), patience=2.0)
+        process.wait()
+
+
+def _told(found: Inventory | BaseException) -> Inventory:
+    """What somebody else's reading found. An error is raised anew: one object can't be raised by two threads."""
+    if isinstance(found, ReconcilerError):
+        raise type(found)(found.reason, found.message, found.hint)
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _forget_oldest(kept: dict[Any, Any]) -> None:
+    while len(kept) > MOST_KEPT:
+        del kept[next(iter(kept))]

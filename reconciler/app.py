@@ -1,0 +1,171 @@
+"""The only place that knows all the parts: it builds what a command needs out of the settings.
+
+Parts that only some commands need are imported where they are built: the process of a slice comes through here too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.adapters.clock import SystemClock
+from reconciler.adapters.directory import DirectorySource
+from reconciler.adapters.local import LocalExecutor
+from reconciler.adapters.store import SqlStore
+from reconciler.core.errors import Refused
+from reconciler.core.facts import SliceId
+from reconciler.core.planning import Limits
+from reconciler.core.reasons import Reason
+from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.adapters.ansible import AnsibleOptions
+    from reconciler.adapters.inventory import AnsibleInventory
+    from reconciler.engine.daemon import Daemon
+
+SOURCE = "default"
+
+
+def ansible_options(settings: Settings) -> AnsibleOptions:
+    from reconciler.adapters.ansible import AnsibleOptions
+
+    said = settings.ansible
+    return AnsibleOptions(
+        ansible_playbook=said.ansible_playbook,
+        private_key_file=_absolute(said.private_key_file),
+        vault_password_files=tuple(path.expanduser().resolve() for path in said.vault_password_files),
+        become_password_file=_absolute(said.become_password_file),
+        remote_user=said.remote_user,
+        ssh_common_args=said.ssh_common_args,
+        known_hosts_file=_absolute(said.known_hosts_file),
+        pass_env=said.pass_env,
+        pipelining=said.pipelining,
+    )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().resolve()
+
+
+def build_inventory(settings: Settings) -> AnsibleInventory:
+    from reconciler.adapters.inventory import AnsibleInventory
+
+    options = ansible_options(settings)
+    tool = None
+    if options.ansible_playbook is not None:
+        tool = str(Path(options.ansible_playbook).with_name("ansible-inventory"))
+    return AnsibleInventory(
+        tool,
+        SystemClock(),
+        tags_variable=settings.inventory.tags_variable,
+        default_inventory=settings.inventory.default,
+        refresh=settings.inventory.refresh,
+        vault_password_files=tuple(str(path) for path in options.vault_password_files),
+        pass_env=options.pass_env,
+    )
+
+
+def build_source(settings: Settings, root: Path) -> DirectorySource:
+    bounds = settings.source
+    return DirectorySource(
+        SOURCE, root, settings.state_dir.resolve(), max_files=bounds.max_files, max_bytes=bounds.max_bytes
+    )
+
+
+def open_store(settings: Settings) -> SqlStore:
+    """The database, which must be there. Raises Refused with the path that was looked at."""
+    return SqlStore(settings.url, SystemClock())
+
+
+def create_store(settings: Settings) -> SqlStore:
+    """The database, made or brought up to date."""
+    from reconciler.adapters.store import migrate
+
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    (settings.state_dir / ".gitignore").write_text("*\n", encoding="utf-8")
+    migrate.upgrade(settings.url)
+    return open_store(settings)
+
+
+@contextmanager
+def only_daemon(settings: Settings) -> Iterator[None]:
+    """Hold the state directory. Raises Refused, with the process that has it, for a second daemon."""
+    path = settings.state_dir / "daemon.lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(lock, 32).decode().strip()
+            raise Refused(
+                Reason.SETTINGS_INVALID,
+                f"another daemon (process {holder}) uses {settings.state_dir}",
+                "stop it, or give this one a --state-dir of its own",
+            ) from error
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(lock)
+
+
+def build_daemon(settings: Settings, root: Path, store: SqlStore, config: Path | None) -> Daemon:
+    """The daemon on one directory, ready to start."""
+    from reconciler.adapters.statusfile import StatusFiles
+    from reconciler.engine.catalogue import Catalogue
+    from reconciler.engine.daemon import Daemon, Pace, views
+    from reconciler.engine.reconcile import Reconciler
+    from reconciler.engine.resolve import Resolver
+    from reconciler.engine.slice import Rhythm
+    from reconciler.engine.sources import SourceKeeper
+
+    clock = SystemClock()
+    state_dir = settings.state_dir.resolve()
+    sinks = (StatusFiles(state_dir),)
+    limits = Limits(settings.max_running)
+    keeper = SourceKeeper(
+        build_source(settings, root), Catalogue(SOURCE, settings.manifests, settings.max_limit), store, sinks, clock
+    )
+    daemon: Daemon | None = None
+
+    def ended(_: SliceId) -> None:
+        if daemon is not None:
+            daemon.slice_ended()
+
+    executor = LocalExecutor(state_dir / "slices", _worker_command(state_dir, config), dict(os.environ), ended)
+    known = views([keeper])
+    reconciler = Reconciler(
+        store,
+        executor,
+        Resolver(build_inventory(settings), limits),
+        sinks,
+        known.get,
+        clock,
+        max_running=settings.max_running,
+        status_children=settings.status_children,
+        lease=Rhythm().lease,
+    )
+    daemon = Daemon(
+        store,
+        executor,
+        reconciler,
+        {SOURCE: keeper},
+        clock,
+        workers=settings.workers,
+        pace=Pace(resync=settings.resync),
+    )
+    return daemon
+
+
+def _worker_command(state_dir: Path, config: Path | None) -> Callable[[SliceId, int], Sequence[str]]:
+    options = ["--state-dir", str(state_dir), *(["--config", str(config.resolve())] if config else [])]
+
+    def command(slice_id: SliceId, fence: int) -> Sequence[str]:
+        return [sys.executable, "-m", "reconciler.worker", slice_id, str(fence), *options]
+
+    return command

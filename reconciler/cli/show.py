@@ -1,0 +1,118 @@
+"""How things are shown on a terminal or in a pipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from reconciler.core.facts import ChildStatus
+from reconciler.core.status import JobStatus, Phase
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+_PHASE = {
+    Phase.RUNNING: "blue",
+    Phase.SUCCEEDED: "green",
+    Phase.FAILED: "red",
+    Phase.STALLED: "red",
+    Phase.INVALID: "red",
+    Phase.PENDING: "yellow",
+    Phase.CANCELLED: "magenta",
+}
+_CHILD = {
+    ChildStatus.SUCCESS: "green",
+    ChildStatus.RUNNING: "blue",
+    ChildStatus.PENDING: "yellow",
+    ChildStatus.SKIPPED: "dim",
+    ChildStatus.CANCELLED: "magenta",
+}
+
+
+def phase(value: Phase) -> str:
+    colour = _PHASE.get(value)
+    return f"[{colour}]{value}[/]" if colour else value
+
+
+def child(value: ChildStatus) -> str:
+    return f"[{_CHILD.get(value, 'red')}]{value}[/]"
+
+
+def data(documents: Any, form: Format) -> None:
+    """Plain data for programs."""
+    if form is Format.JSON:
+        out.print_json(json.dumps(documents), highlight=False)
+    else:
+        out.print(yaml.safe_dump(documents, sort_keys=False, allow_unicode=True), end="", markup=False)
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows may hold markup; what comes from outside is escaped by the caller."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        drawn.add_column(title, overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    out.print(drawn)
+
+
+def overview(statuses: Sequence[JobStatus]) -> None:
+    rows = []
+    for job in statuses:
+        body = job.status
+        held = " (suspended)" if body.suspended else ""
+        rows.append(
+            (job.metadata.name, phase(body.phase) + held, body.progress, body.strategy.value, escape(body.message))
+        )
+    table(("NAME", "PHASE", "PROGRESS", "STRATEGY", "MESSAGE"), rows)
+
+
+def one(job: JobStatus) -> None:
+    body = job.status
+    out.print(f"[bold]{job.metadata.source}/{job.metadata.name}[/]  {phase(body.phase)}  {escape(body.message)}")
+    out.print(f"  {body.progress}, generation {job.metadata.generation}, {escape(body.revision[:30])}")
+    if body.run is not None:
+        out.print(f"  run {body.run.id} ({body.run.cause})")
+    covered = body.coverage
+    out.print(
+        f"  coverage: {covered.up_to_date} of {covered.selected} up to date, {covered.behind} behind, {covered.never} never"
+    )
+    for condition in body.conditions:
+        if condition.type in ("Stalled", "Suspended") or condition.status == "False":
+            out.print(f"  {condition.type}={condition.status} {condition.reason}: {escape(condition.message)}")
+    for warning in body.warnings:
+        out.print(f"  [yellow]warning[/] {escape(warning)}")
+    if body.failures:
+        out.print("\n[bold]Failures[/]")
+        for group in body.failures:
+            task = f" in task '{group.task}'" if group.task else ""
+            hosts = ", ".join(group.examples) + (", …" if group.hosts > len(group.examples) else "")
+            out.print(f"  {group.hosts} {child(group.status)}{escape(task)}: {escape(group.message)}")
+            out.print(f"    {group.reason}: {escape(hosts)}")
+    if body.children:
+        out.print()
+        rows = [
+            (
+                view.host,
+                "" if view.wave is None else str(view.wave),
+                child(view.status),
+                view.reason or "",
+                escape(view.message.split("\n", 1)[0][:100]),
+            )
+            for view in body.children
+        ]
+        table(("HOST", "WAVE", "STATUS", "REASON", "MESSAGE"), rows)

@@ -1,0 +1,59 @@
+"""The process of one slice: `python -m reconciler.worker SLICE FENCE`. It must start fast, so it imports little."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+import structlog
+
+from reconciler.adapters.ansible import AnsibleRunner
+from reconciler.adapters.clock import SystemClock
+from reconciler.adapters.directory import snapshot_folder
+from reconciler.adapters.local import SliceFolder
+from reconciler.adapters.store import SqlStore
+from reconciler.app import ansible_options
+from reconciler.core.facts import SliceId
+from reconciler.engine.slice import SliceProcess
+from reconciler.settings import load_settings
+
+log = structlog.get_logger()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when the slice ran, whatever became of its hosts; 3 when there was nothing to run."""
+    parser = argparse.ArgumentParser(prog="reconciler worker")
+    parser.add_argument("slice")
+    parser.add_argument("fence", type=int)
+    parser.add_argument("--state-dir", type=Path)
+    parser.add_argument("--config", type=Path)
+    given = parser.parse_args(arguments)
+    settings = load_settings(given.config, state_dir=given.state_dir)
+    state_dir = settings.state_dir.resolve()
+    clock = SystemClock()
+    folder = SliceFolder(state_dir / "slices", SliceId(given.slice))
+    held = folder.hold()
+    if held is None:
+        log.info("slice_has_a_process", slice=given.slice)
+        return 3
+    with held:
+        store = SqlStore(settings.url, clock)
+        process = SliceProcess(
+            store,
+            AnsibleRunner(ansible_options(settings)),
+            held,
+            clock,
+            lambda source, revision: snapshot_folder(state_dir, source, revision),
+        )
+        owner = f"{socket.gethostname()}:{os.getpid()}"
+        recorded = process.run(SliceId(given.slice), given.fence, owner, folder.ansible)
+        if recorded:
+            folder.remove()
+    return 0 if recorded else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Status files: whole at every moment, touched only when they say something new, and readable by anything."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reconciler.adapters.statusfile import StatusFiles
+from reconciler.core.facts import ChildStatus, JobKey
+from reconciler.core.manifest import Strategy
+from reconciler.core.status import (
+    ChildView,
+    Condition,
+    ConditionType,
+    JobMetadata,
+    JobStatus,
+    JobStatusBody,
+    ManifestCounts,
+    Phase,
+    RejectedView,
+    SourceMetadata,
+    SourceStatus,
+    SourceStatusBody,
+)
+
+NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+KEY = JobKey("default", "patch-web")
+
+
+def job_status(message: str = "wave 1 of 2 is running", **children: str) -> JobStatus:
+    ready = Condition(
+        type=ConditionType.READY,
+        status="False",
+        reason="Progressing",
+        message=message,
+        last_transition_time=NOON,
+        observed_generation=3,
+    )
+    return JobStatus(
+        metadata=JobMetadata(name=KEY.name, source=KEY.source, path="jobs/patch-web.yaml", generation=3),
+        status=JobStatusBody(
+            observed_generation=3,
+            phase=Phase.RUNNING,
+            message=message,
+            progress="0/5 completed, 0 failed",
+            revision="main@sha1:" + "8f2c" * 10,
+            strategy=Strategy.PARALLEL,
+            playbook="playbooks/patch.yml",
+            conditions=(ready,),
+            children=tuple(
+                ChildView(host=host, job_id=f"job-{host}", wave=1, status=ChildStatus.FAILED, attempt=1, message=text)
+                for host, text in children.items()
+            ),
+        ),
+    )
+
+
+def source_status() -> SourceStatus:
+    rejected = RejectedView(
+        path="jobs/bad.yaml", document=1, name=None, line=3, column=7, message="unknown field `limt`", hint="limit?"
+    )
+    return SourceStatus(
+        metadata=SourceMetadata(name="default"),
+        status=SourceStatusBody(
+            observed_revision=None,
+            last_sync=NOON,
+            manifests=ManifestCounts(accepted=1, rejected=1),
+            conditions=(),
+            rejected=(rejected,),
+        ),
+    )
+
+
+def test_a_job_and_its_source_lie_side_by_side(tmp_path: Path) -> None:
+    files = StatusFiles(tmp_path)
+    files.write(job_status())
+    files.write_source(source_status())
+
+    folder = tmp_path / "status" / "default"
+    assert sorted(path.name for path in folder.iterdir()) == ["_source.yaml", "patch-web.yaml"]
+    job = yaml.safe_load((folder / "patch-web.yaml").read_text())
+    assert job == job_status().model_dump(mode="json", by_alias=True)
+    assert list(job) == ["apiVersion", "kind", "metadata", "status"]
+    assert job["status"]["conditions"][0]["lastTransitionTime"] == "2026-11-23T12:00:00Z"
+    assert job["status"]["run"] is None
+    assert yaml.safe_load((folder / "_source.yaml").read_text())["status"]["rejected"][0]["line"] == 3
+
+
+def test_a_document_comes_back_as_it_was_whatever_a_host_says(tmp_path: Path) -> None:
+    status = job_status(
+        umlaut="Paket „größer“ fehlt ✓",
+        lines="first\n  second: indented\n\nlast\n",
+        trailing="ends in a space \nand goes on",
+        looks="no",
+        number="0644",
+        control="bell \x07, tab \t, return \r",
+        long="word " * 200,
+        empty="",
+    )
+    StatusFiles(tmp_path).write(status)
+    text = (tmp_path / "status/default/patch-web.yaml").read_text(encoding="utf-8")
+    assert JobStatus.model_validate(yaml.safe_load(text)) == status
+    assert "„größer“" in text
+    assert "&id" not in text
+    assert "{host" not in text
+
+
+def test_the_same_status_again_leaves_the_file_alone(tmp_path: Path) -> None:
+    files = StatusFiles(tmp_path)
+    files.write(job_status())
+    path = files.path_of(KEY)
+    before = path.stat()
+    files.write(job_status())
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    files.write(job_status("wave 2 of 2 is running"))
+    assert path.stat().st_ino != before.st_ino
+
+
+def test_a_file_that_somebody_edited_is_put_right_again(tmp_path: Path) -> None:
+    files = StatusFiles(tmp_path)
+    files.write(job_status())
+    good = files.path_of(KEY).read_bytes()
+    files.path_of(KEY).write_text("phase: whatever")
+    files.write(job_status())
+    assert files.path_of(KEY).read_bytes() == good
+
+
+def test_a_reader_never_sees_half_a_document(tmp_path: Path) -> None:
+    files = StatusFiles(tmp_path)
+    small, large = job_status(), job_status(**{f"host-{number}": "it went wrong" for number in range(100)})
+    files.write(small)
+    path = files.path_of(KEY)
+    whole = {path.read_bytes()}
+    files.write(large)
+    whole.add(path.read_bytes())
+    done = threading.Event()
+
+    def write() -> None:
+        try:
+            for number in range(100):
+                files.write(small if number % 2 else large)
+        finally:
+            done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = set()
+    while not done.is_set():
+        seen.add(path.read_bytes())
+    writer.join()
+    assert seen <= whole
+
+
+def test_the_umask_decides_who_may_read(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        StatusFiles(tmp_path).write(job_status())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "status/default/patch-web.yaml").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_write_that_fails_is_told_and_counted_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    files = StatusFiles(tmp_path)
+    (tmp_path / "status").write_text("in the way")
+    with pytest.raises(OSError, match="status"):
+        files.write(job_status())
+    with pytest.raises(OSError, match="status"):
+        files.write_source(source_status())
+    assert files.write_errors == 2
+
+    (tmp_path / "status").unlink()
+    files.path_of(KEY).mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        files.write(job_status())
+    assert [path.name for path in files.path_of(KEY).parent.iterdir()] == ["patch-web.yaml"]
+
+
+def test_removing_twice_is_no_harm(tmp_path: Path) -> None:
+    files = StatusFiles(tmp_path)
+    files.write(job_status())
+    files.remove(KEY)
+    files.remove(KEY)
+    assert not files.path_of(KEY).exists()
+    assert files.write_errors == 0
