@@ -53,27 +53,32 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def build_inventory(settings: Settings) -> AnsibleInventory:
-    from reconciler.adapters.inventory import AnsibleInventory
+    from reconciler.adapters.inventory import AnsibleInventory, InventoryOptions
 
-    options = ansible_options(settings)
-    tool = None
-    if options.ansible_playbook is not None:
-        tool = str(Path(options.ansible_playbook).with_name("ansible-inventory"))
-    return AnsibleInventory(
-        tool,
-        SystemClock(),
+    ansible = ansible_options(settings)
+    playbook = ansible.ansible_playbook
+    options = InventoryOptions(
+        ansible_inventory=None if playbook is None else Path(playbook).with_name("ansible-inventory"),
+        default=settings.inventory.default,
         tags_variable=settings.inventory.tags_variable,
-        default_inventory=settings.inventory.default,
         refresh=settings.inventory.refresh,
-        vault_password_files=tuple(str(path) for path in options.vault_password_files),
-        pass_env=options.pass_env,
+        vault_password_files=ansible.vault_password_files,
+        pass_env=ansible.pass_env,
     )
+    return AnsibleInventory(options, SystemClock(), settings.state_dir.resolve() / "inventories")
 
 
 def build_source(settings: Settings, root: Path) -> DirectorySource:
     bounds = settings.source
+    state_dir = settings.state_dir.resolve()
     return DirectorySource(
-        SOURCE, root, settings.state_dir.resolve(), max_files=bounds.max_files, max_bytes=bounds.max_bytes
+        SOURCE,
+        root,
+        state_dir=state_dir,
+        snapshots_dir=state_dir / "snapshots" / SOURCE,
+        max_files=bounds.max_files,
+        max_bytes=bounds.max_bytes,
+        clock=SystemClock(),
     )
 
 

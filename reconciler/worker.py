@@ -12,11 +12,13 @@ import structlog
 
 from reconciler.adapters.ansible import AnsibleRunner
 from reconciler.adapters.clock import SystemClock
-from reconciler.adapters.directory import snapshot_folder
+from reconciler.adapters.directory import snapshot_tree
 from reconciler.adapters.local import SliceFolder
 from reconciler.adapters.store import SqlStore
 from reconciler.app import ansible_options
-from reconciler.core.facts import SliceId
+from reconciler.core.errors import Unavailable
+from reconciler.core.facts import Revision, SliceId
+from reconciler.core.reasons import Reason
 from reconciler.engine.slice import SliceProcess
 from reconciler.settings import load_settings
 
@@ -34,6 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     settings = load_settings(given.config, state_dir=given.state_dir)
     state_dir = settings.state_dir.resolve()
     clock = SystemClock()
+
+    def project(source: str, revision: Revision) -> Path:
+        tree = snapshot_tree(state_dir / "snapshots" / source, revision)
+        if tree is None:
+            raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"the copy of {source} at {revision} is not there")
+        return tree
+
     folder = SliceFolder(state_dir / "slices", SliceId(given.slice))
     held = folder.hold()
     if held is None:
@@ -46,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             AnsibleRunner(ansible_options(settings)),
             held,
             clock,
-            lambda source, revision: snapshot_folder(state_dir, source, revision),
+            project,
         )
         owner = f"{socket.gethostname()}:{os.getpid()}"
         recorded = process.run(SliceId(given.slice), given.fence, owner, folder.ansible)

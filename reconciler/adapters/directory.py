@@ -281,8 +281,7 @@ class DirectorySource:
                     _remove(folder)
 
     def _folder(self, revision: Revision) -> Path | None:
-        found = _REVISION.fullmatch(revision)
-        return self._snapshots / found["digest"] if found else None
+        return _folder_of(self._snapshots, revision)
 
     def _age(self, folder: Path) -> float:
         try:
@@ -494,3 +493,14 @@ def _not_written(folder: Path, error: OSError) -> Unavailable:
         f"the copy for a run can't be written to {folder}: {error.strerror}",
         "see `df` and its owner",
     )
+
+
+def snapshot_tree(snapshots_dir: Path, revision: Revision) -> Path | None:
+    """Where the files of a copy lie that `keep` made, for a process that has only to run them."""
+    folder = _folder_of(snapshots_dir, revision)
+    return None if folder is None or not folder.is_dir() else folder / "tree"
+
+
+def _folder_of(snapshots_dir: Path, revision: Revision) -> Path | None:
+    found = _REVISION.fullmatch(revision)
+    return snapshots_dir / found["digest"] if found else None

@@ -35,7 +35,7 @@ from reconciler.core.hosts import Host, Inventory
 from reconciler.core.reasons import Reason
 from reconciler.ports import Clock, Snapshot
 
-MOST_KEPT = 64
+MOST_KEPT = 256
 """So many readings are kept, in memory and on disk."""
 
 PAUSE_AFTER_ERROR = 5.0
@@ -102,12 +102,10 @@ class AnsibleInventory:
             answer = self._answers.get(question.key)
             if answer is not None and self._holds(question, answer, fresh):
                 return _told(answer.found)
-            reading = self._under_way.get(question.key)
-            if reading is None:
-                mine: Future[Inventory] = Future()
-                self._under_way[question.key] = mine
-        if reading is not None:
-            return _told(reading.exception() or reading.result())
+            theirs = self._under_way.get(question.key)
+            mine = theirs or self._under_way.setdefault(question.key, Future())
+        if theirs is not None:
+            return _told(theirs.exception() or theirs.result())
         try:
             found = self._kept_on_disk(question) or self._read(question)
         except BaseException as error:
@@ -166,10 +164,13 @@ class AnsibleInventory:
                 self._answers.pop(question.key, None)
                 self._answers[question.key] = _Answer(self._clock.monotonic(), found)
                 _forget_oldest(self._answers)
-        if isinstance(found, Inventory):
-            mine.set_result(found)
-        else:
-            mine.set_exception(found)
+        match found:
+            case Inventory():
+                mine.set_result(found)
+            case Exception():
+                mine.set_exception(found)
+            case _:  # Ctrl-C is meant for the thread that got it
+                mine.set_exception(Unavailable(Reason.INVENTORY_UNREADABLE, "the reading was interrupted"))
 
     def _kept_on_disk(self, question: _Question) -> Inventory | None:
         if self._cache_dir is None or not question.static:
@@ -314,7 +315,7 @@ def _ansible_cfg(snapshot: Snapshot) -> configparser.RawConfigParser:
             config.read_string(snapshot.read("ansible.cfg").decode())
         except (configparser.Error, UnicodeDecodeError) as error:
             problem = str(error).splitlines()[0]
-            raise Refused(Reason.INVENTORY_MISSING, f"ansible.cfg can't be read: {problem}", "mend it") from error
+            raise Unavailable(Reason.INVENTORY_UNREADABLE, f"ansible.cfg can't be read: {problem}") from error
     return config
 
 
@@ -356,9 +357,7 @@ def _files_of(snapshot: Snapshot, paths: Sequence[str]) -> list[str]:
 
 
 def _is_variables(name: str) -> bool:
-    return not {"group_vars", "host_vars"}.isdisjoint(name.split("/")[:-1]) or posixpath.splitext(
-        posixpath.basename(name)
-    )[0] in ("group_vars", "host_vars")
+    return not {"group_vars", "host_vars"}.isdisjoint(name.split("/")[:-1])
 
 
 def _executes(snapshot: Snapshot, name: str) -> bool:

@@ -103,9 +103,8 @@ def _replace(path: Path, content: bytes) -> None:
     """Write beside it, bring that to the disk, then rename: after a power cut, too, there is one whole document."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        # os.open, not tempfile: the umask decides who may read a status, as for any other file.
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with open(descriptor, "wb") as file:
+        # Not by tempfile: the umask decides who may read a status, as for any other file.
+        with fresh.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

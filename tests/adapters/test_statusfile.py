@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from datetime import UTC, datetime
@@ -165,7 +166,7 @@ def test_the_umask_decides_who_may_read(tmp_path: Path) -> None:
     assert (tmp_path / "status/default/patch-web.yaml").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_write_that_fails_is_told_and_counted_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_write_that_fails_is_told_and_counted(tmp_path: Path) -> None:
     files = StatusFiles(tmp_path)
     (tmp_path / "status").write_text("in the way")
     with pytest.raises(OSError, match="status"):
@@ -174,11 +175,21 @@ def test_a_write_that_fails_is_told_and_counted_and_leaves_nothing_behind(tmp_pa
         files.write_source(source_status())
     assert files.write_errors == 2
 
-    (tmp_path / "status").unlink()
-    files.path_of(KEY).mkdir(parents=True)
-    with pytest.raises(IsADirectoryError):
-        files.write(job_status())
+
+def test_a_full_disk_leaves_the_old_document_and_no_scraps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = StatusFiles(tmp_path)
+    files.write(job_status())
+    before = files.path_of(KEY).read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write(job_status("wave 2 of 2 is running"))
+    assert files.path_of(KEY).read_bytes() == before
     assert [path.name for path in files.path_of(KEY).parent.iterdir()] == ["patch-web.yaml"]
+    assert files.write_errors == 1
 
 
 def test_removing_twice_is_no_harm(tmp_path: Path) -> None:
