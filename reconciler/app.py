@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.directory import DirectorySource
 from reconciler.adapters.local import LocalExecutor
 from reconciler.adapters.store import SqlStore
-from reconciler.core.errors import Refused
+from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import SliceId
 from reconciler.core.planning import Limits
 from reconciler.core.reasons import Reason
@@ -26,7 +27,9 @@ from reconciler.settings import Settings
 if TYPE_CHECKING:
     from reconciler.adapters.ansible import AnsibleOptions
     from reconciler.adapters.inventory import AnsibleInventory
+    from reconciler.adapters.metrics import MetricsPage
     from reconciler.engine.daemon import Daemon
+    from reconciler.web import WebServer
 
 SOURCE = "default"
 
@@ -174,3 +177,35 @@ def _worker_command(state_dir: Path, config: Path | None) -> Callable[[SliceId, 
         return [sys.executable, "-m", "reconciler.worker", slice_id, str(fence), *options]
 
     return command
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """The daemon's port, and what is shown there."""
+
+    server: WebServer
+    metrics: MetricsPage
+
+    def start(self) -> None:
+        self.metrics.start()
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.metrics.stop()
+
+
+def build_web_server(settings: Settings, daemon: Daemon, store: SqlStore) -> Web:
+    from reconciler.adapters.metrics import MetricsPage, StoreCollector
+    from reconciler.web import Health, WebServer, build_web
+
+    page = MetricsPage(StoreCollector(store, settings.max_running, lambda: daemon.queue.facts().depth))
+
+    def health() -> Health:
+        try:
+            store.ping()
+        except Unavailable as error:
+            return Health((str(error),))
+        return Health(tuple(daemon.problems()))
+
+    return Web(WebServer(build_web(page.page, health), settings.http.listen), page)

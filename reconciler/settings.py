@@ -48,7 +48,9 @@ class AnsibleSettings(_Section):
     become_password_file: Path | None = Field(None, description="File with the password for become.")
     remote_user: str | None = Field(None, description="User to log in as, where the inventory names none.")
     ssh_common_args: str | None = Field(None, description="More arguments for ssh.")
-    known_hosts_file: Path | None = Field(None, description="known_hosts to check hosts against, instead of the user's.")
+    known_hosts_file: Path | None = Field(
+        None, description="known_hosts to check hosts against, instead of the user's."
+    )
     pass_env: tuple[str, ...] = Field(("SSH_AUTH_SOCK",), description="Environment variables that Ansible gets too.")
     pipelining: bool | None = Field(None, description="Ansible's pipelining; unset: as ansible.cfg says.")
 
@@ -79,7 +81,11 @@ class Settings(BaseSettings):
     """All settings of one process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RECONCILER_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
+        env_prefix="RECONCILER_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
     )
 
     state_dir: Path = Field(Path(".reconciler"), description="Where the database, status files and snapshots live.")
@@ -90,7 +96,9 @@ class Settings(BaseSettings):
     max_limit: int = Field(20, ge=1, description="The highest `limit` that a manifest may have.")
     max_running: int = Field(50, ge=1, description="Children at a time, of all jobs together.")
     workers: int = Field(4, ge=1, description="Jobs that are looked at at the same time.")
-    resync: Duration = Field(timedelta(seconds=60), description="How often a source is read though nothing was noticed.")
+    resync: Duration = Field(
+        timedelta(seconds=60), description="How often a source is read though nothing was noticed."
+    )
     status_children: int = Field(200, ge=1, description="Children listed in a status file; the database has all.")
     log_level: str = Field("info", description="debug, info, warning or error.")
     ansible: AnsibleSettings = Field(AnsibleSettings(), description="How Ansible is started.")
@@ -126,7 +134,9 @@ def load_settings(config: Path | None, **flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        where = f" (from {file}, the environment or a flag)" if file is not None else " (from the environment or a flag)"
+        where = (
+            f" (from {file}, the environment or a flag)" if file is not None else " (from the environment or a flag)"
+        )
         message = f"setting {name}: {first['msg']}{where}"
         raise Refused(Reason.SETTINGS_INVALID, message, "docs/settings.md lists them all") from error
     except ValueError as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -17,18 +19,22 @@ from typing import Annotated
 import structlog
 import typer
 
-from reconciler import __version__, app as parts
+from reconciler import __version__
+from reconciler import app as parts
 from reconciler.adapters.store import SqlStore
 from reconciler.cli import show
 from reconciler.core.errors import ReconcilerError, Refused
 from reconciler.core.facts import JobKey
 from reconciler.core.manifest import parse_duration
 from reconciler.core.reading import Rejected, parse_manifests
+from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, Phase
 from reconciler.ports import Request, RequestKind
 from reconciler.settings import Settings, load_settings
 
-app = typer.Typer(name="reconciler", no_args_is_help=True, help="GitOps for Ansible batches.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="reconciler", no_args_is_help=True, help="GitOps for Ansible batches.", pretty_exceptions_enable=False
+)
 
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where the state is.")]
@@ -79,7 +85,9 @@ def _status(store: SqlStore, name: str) -> JobStatus:
     for source in store.source_statuses():
         for entry in source.status.rejected:
             if entry.name == _key(name).name:
-                show.err.print(f"{entry.path}:{entry.line}:{entry.column}: {entry.message}\n  hint: {entry.hint}", markup=False)
+                show.err.print(
+                    f"{entry.path}:{entry.line}:{entry.column}: {entry.message}\n  hint: {entry.hint}", markup=False
+                )
                 raise typer.Exit(USAGE)
     known = ", ".join(job.metadata.name for job in store.statuses()) or "none"
     show.err.print(f"there is no batch {name}; there are: {known}", markup=False)
@@ -91,14 +99,19 @@ def _status(store: SqlStore, name: str) -> JobStatus:
 def run(
     path: Annotated[Path, typer.Argument(help="The directory with the manifests.")] = Path(),
     once: Annotated[bool, typer.Option("--once", help="Until nothing is left to do, then exit.")] = False,
+    listen: Annotated[str | None, typer.Option("--listen", help="HOST:PORT for metrics and health.")] = None,
+    no_http: Annotated[bool, typer.Option("--no-http", help="Serve nothing.")] = False,
     config: Config = None,
     state_dir: StateDir = None,
 ) -> None:
     """Run the daemon on a directory, or everything that is due, once."""
     with _said():
-        settings = load_settings(config, state_dir=state_dir)
+        http = {"listen": listen} if listen is not None else None
+        settings = load_settings(config, state_dir=state_dir, http=http)
         if not path.is_dir():
-            raise Refused(_reason_missing(), f"there is no directory {path}", f"for one batch: reconciler trigger {path}")
+            raise Refused(
+                Reason.PATH_MISSING, f"there is no directory {path}", f"for one batch: reconciler trigger {path}"
+            )
         _log_to_stderr(settings)
         store = parts.create_store(settings)
         with parts.only_daemon(settings):
@@ -106,20 +119,20 @@ def run(
             interrupted = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: interrupted.set())
+            web = None
+            if settings.http.enabled and not no_http and not once:
+                web = parts.build_web_server(settings, daemon, store)
+                web.start()
             daemon.start(watch=not once)
             if once:
                 daemon.wait_until_rest(interrupted)
             else:
                 interrupted.wait()
             daemon.stop()
+            if web is not None:
+                web.stop()
         if once:
             _finish_once(store, stopped=interrupted.is_set())
-
-
-def _reason_missing() -> object:
-    from reconciler.core.reasons import Reason
-
-    return Reason.PATH_MISSING
 
 
 def _finish_once(store: SqlStore, *, stopped: bool) -> None:
@@ -148,9 +161,6 @@ def _in_order(job: JobStatus) -> bool:
 
 
 def _log_to_stderr(settings: Settings) -> None:
-    import logging
-    import sys
-
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -417,6 +427,24 @@ def worker(context: typer.Context) -> None:
     from reconciler.worker import main
 
     raise typer.Exit(main(context.args))
+
+
+@app.command()
+def specs(
+    folder: Annotated[Path, typer.Argument(help="Where they are.")] = Path("specs"),
+    check: Annotated[bool, typer.Option("--check", help="Only say which are stale; exit 1 if any.")] = False,
+) -> None:
+    """Write the published contracts."""
+    from reconciler import specs as contracts
+
+    if not check:
+        contracts.write(folder)
+        return
+    stale = contracts.stale(folder)
+    for name in stale:
+        show.err.print(f"{folder / name} is stale; run: reconciler specs", markup=False)
+    if stale:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -1,10 +1,10 @@
 """The daemon: threads that bring jobs to the queue, and threads that look at them.
 
-    watch (one per source)  → sync → the jobs that changed
-    resync                  → sync of every source, and a look at every job
-    wake                    → the `events` table: whoever changed something, in whatever process
-    supervise               → slices whose process is gone
-    workers                 → one look at one job at a time
+watch (one per source)  → sync → the jobs that changed
+resync                  → sync of every source, and a look at every job
+wake                    → the `events` table: whoever changed something, in whatever process
+supervise               → slices whose process is gone
+workers                 → one look at one job at a time
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import structlog
 
 from reconciler.core.errors import ReconcilerError, Unavailable
 from reconciler.core.facts import JobKey
+from reconciler.core.status import ConditionType
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.reconcile import Look, Reconciler, SourceView
 from reconciler.engine.sources import SourceKeeper
@@ -87,6 +88,16 @@ class Daemon:
         self.queue.close()
         for thread in self._threads:
             thread.join(timeout=30)
+
+    def problems(self) -> tuple[str, ...]:
+        """Sources that can't be read now, a line each."""
+        return tuple(
+            f"source {name}: {condition.message}"
+            for name, keeper in self._keepers.items()
+            if keeper.status is not None
+            for condition in keeper.status.status.conditions
+            if condition.type is ConditionType.READY and condition.status == "False"
+        )
 
     def slice_ended(self) -> None:
         """The process of a slice is over: see what it left."""
@@ -191,7 +202,9 @@ class Daemon:
         except ReconcilerError as error:
             self._failed[key] = str(error)
             pause = self.queue.retry(key)
-            log.warning("look_failed", job=str(key), reason=error.reason.value, why=str(error), again_in=round(pause, 1))
+            log.warning(
+                "look_failed", job=str(key), reason=error.reason.value, why=str(error), again_in=round(pause, 1)
+            )
         except Exception:
             self._failed[key] = "bug"
             pause = self.queue.retry(key)

@@ -113,8 +113,10 @@ class SourceKeeper:
             for kind, value, reason, text in told
         )
         if decision is None:
-            body = before.status if before is not None else SourceStatusBody(
-                observed_revision=None, last_sync=None, manifests=ManifestCounts(), conditions=()
+            body = (
+                before.status
+                if before is not None
+                else SourceStatusBody(observed_revision=None, last_sync=None, manifests=ManifestCounts(), conditions=())
             )
             return SourceStatus(
                 metadata=SourceMetadata(name=self.source.name),

@@ -85,7 +85,8 @@ class FakeSource:
         seen = self._count
         while not stop.is_set():
             with self._edits:
-                self._edits.wait_for(lambda: self._count != seen, timeout=0.05)
+                if self._count == seen:
+                    self._edits.wait(timeout=0.05)
                 moved, seen = self._count != seen, self._count
             if moved:
                 changed()

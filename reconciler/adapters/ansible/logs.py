@@ -52,7 +52,9 @@ class Logbook:
             for name in sorted({host for counts in data.values() if isinstance(counts, dict) for host in counts}):
                 counts = " ".join(f"{word}={data.get(word, {}).get(name, 0)}" for word in _RECAP)
                 yield LogLine(name, f"RECAP {counts}")
-        elif kind not in ("runner_on_start", "playbook_on_include") and (text := plain(event.get("stdout", "")).strip("\n")):
+        elif kind not in ("runner_on_start", "playbook_on_include") and (
+            text := plain(event.get("stdout", "")).strip("\n")
+        ):
             yield LogLine(None, text)
 
     def _heading(self, host: str, data: Mapping[str, Any]) -> Iterator[LogLine]:

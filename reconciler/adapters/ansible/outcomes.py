@@ -100,7 +100,9 @@ class Evidence:
         message = _complaint(text) or "ansible-playbook ended without reaching any host"
         reason = Reason.MISSING_COLLECTION if _MISSING.search(text) else Reason.PLAYBOOK_BROKEN
         aborted = (HostOutcome(name, ChildStatus.ABORTED, reason, message) for name in self.hosts)
-        return PlaybookResult(tuple(aborted), RunError(reason, message, "mend the playbook; the run's log has all of it"))
+        return PlaybookResult(
+            tuple(aborted), RunError(reason, message, "mend the playbook; the run's log has all of it")
+        )
 
     def _judge(self, name: str, told: _Report, stop: StopKind | None) -> HostOutcome:
         """The first rule that holds."""
@@ -112,7 +114,9 @@ class Evidence:
         if stop is not None and not told.ended:
             return self._stopped(name, seen, told, stop)
         if name in told.gone:
-            return self._plain(name, ChildStatus.ABORTED, Reason.HOST_GONE, "the inventory no longer has this host", seen)
+            return self._plain(
+                name, ChildStatus.ABORTED, Reason.HOST_GONE, "the inventory no longer has this host", seen
+            )
         if told.ended:
             return self._ended(name, seen, told)
         if not told.present:
@@ -145,7 +149,9 @@ class Evidence:
                 message = "timeouts.wave passed before this host was done"
                 return self._plain(name, ChildStatus.ABORTED, Reason.DEADLINE_EXCEEDED, message, seen)
             case _:
-                return self._plain(name, ChildStatus.CANCELLED, Reason.CANCELLED, f"cancelled{inside}", seen, seen.inside)
+                return self._plain(
+                    name, ChildStatus.CANCELLED, Reason.CANCELLED, f"cancelled{inside}", seen, seen.inside
+                )
 
     def _outcome(
         self, name: str, status: ChildStatus, reason: Reason, message: str, task: str | None, seen: _Host
@@ -181,7 +187,9 @@ class _Report:
 
     @classmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], hosts: Sequence[str]) -> _Report:
-        of_kind = {kind: [line for line in lines if line["kind"] == kind] for kind in ("playbook", "play", "held", "end")}
+        of_kind = {
+            kind: [line for line in lines if line["kind"] == kind] for kind in ("playbook", "play", "held", "end")
+        }
         held = [*of_kind["held"], *of_kind["end"]]
         last: Mapping[str, Any] = held[-1] if held else {}
         start: Mapping[str, Any] = of_kind["playbook"][0] if of_kind["playbook"] else {}
@@ -207,16 +215,27 @@ class _Report:
 
 
 # -- reasons out of Ansible's words ----------------------------------------------------------------------------------
-_MISSING = re.compile(r"couldn't resolve module/action|was not found in configured (?:module|collection) paths|the role '.*' was not found", re.I)
+_MISSING = re.compile(
+    r"couldn't resolve module/action|was not found in configured (?:module|collection) paths|the role '.*' was not found",
+    re.I,
+)
 _BECOME = re.compile(
     r"(?:missing|incorrect) (?:sudo|su|become|doas) password|a password is required|is not in the sudoers file|"
     r"may not run sudo|timeout.*waiting for privilege escalation|premature end of stream waiting for become|"
     r"task failed: (?:premature|incorrect|missing) .*become",
     re.I,
 )
-_TIMEOUT = re.compile(r"timed out after \d+|failed to execute in the expected time|timed out waiting for .* seconds|action failed.*timeout", re.I)
-_HOST_KEY = re.compile(r"host key verification failed|remote host identification has changed|host key .* not known", re.I)
-_LOGIN = re.compile(r"permission denied|too many authentication failures|invalid/incorrect (?:username/)?password|authentication fail", re.I)
+_TIMEOUT = re.compile(
+    r"timed out after \d+|failed to execute in the expected time|timed out waiting for .* seconds|action failed.*timeout",
+    re.I,
+)
+_HOST_KEY = re.compile(
+    r"host key verification failed|remote host identification has changed|host key .* not known", re.I
+)
+_LOGIN = re.compile(
+    r"permission denied|too many authentication failures|invalid/incorrect (?:username/)?password|authentication fail",
+    re.I,
+)
 
 
 def _failure(data: Mapping[str, Any]) -> tuple[Reason, str, str]:

@@ -1,0 +1,77 @@
+"""The pages of the daemon's port, and the thread that serves them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI, Response
+
+from reconciler.core.errors import Refused
+from reconciler.core.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the daemon can do its work; `problems` say why not, a line each."""
+
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        return not self.problems
+
+
+def build_web(metrics: Callable[[], bytes], health: Callable[[], Health]) -> FastAPI:
+    """The application. `metrics` is the exposition, ready to be sent; `health` asks database and sources."""
+    web = FastAPI(title="reconciler", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @web.get("/metrics")
+    def get_metrics() -> Response:
+        return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @web.get("/healthz")
+    def get_healthz() -> Response:
+        """The process is alive: not tied to anything else, so that a busy daemon is not restarted."""
+        return Response("ok\n", media_type="text/plain")
+
+    @web.get("/readyz")
+    def get_readyz() -> Response:
+        found = health()
+        text = "ready\n" if found.ready else "".join(f"{problem}\n" for problem in found.problems)
+        return Response(text, status_code=200 if found.ready else 503, media_type="text/plain")
+
+    return web
+
+
+class WebServer:
+    """Serves an application from a thread of its own. Port 0 takes a free one; `port` is the one it has."""
+
+    def __init__(self, web: FastAPI, listen: str) -> None:
+        host, _, port = listen.rpartition(":")
+        try:
+            self._socket = socket.create_server((host.strip("[]"), int(port)), reuse_port=False)
+        except (OSError, ValueError, OverflowError) as error:
+            raise Refused(
+                Reason.SETTINGS_INVALID,
+                f"http.listen is {listen}, where nothing can listen: {error}",
+                "give another HOST:PORT with --listen, or --no-http",
+            ) from error
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(web, log_config=None, access_log=False, lifespan="off", ws="none")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
+
+    def _serve(self) -> None:
+        self._server.run(sockets=[self._socket])
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=10)
+        self._socket.close()
