@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from reconciler.adapters.ansible import AnsibleOptions
     from reconciler.adapters.inventory import AnsibleInventory
     from reconciler.adapters.metrics import MetricsPage
+    from reconciler.core.reading import Rejected
     from reconciler.engine.daemon import Daemon
+    from reconciler.engine.preview import Preview
     from reconciler.web import WebServer
 
 SOURCE = "default"
@@ -120,6 +122,25 @@ def only_daemon(settings: Settings) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def build_preview(
+    settings: Settings, root: Path, store: SqlStore | None
+) -> tuple[Sequence[Preview], Sequence[Rejected]]:
+    """What would run on a directory. Without a store it is assumed that nothing has run."""
+    from reconciler.core.facts import Observed
+    from reconciler.engine.catalogue import Catalogue
+    from reconciler.engine.preview import preview
+    from reconciler.engine.resolve import Resolver
+
+    return preview(
+        build_source(settings, root).sync(),
+        Catalogue(SOURCE, settings.manifests, settings.max_limit),
+        Resolver(build_inventory(settings), Limits(settings.max_running)),
+        store.manifests(SOURCE) if store is not None else {},
+        store.observe if store is not None else lambda _: Observed(),
+        SystemClock().now(),
+    )
 
 
 def build_daemon(settings: Settings, root: Path, store: SqlStore, config: Path | None) -> Daemon:

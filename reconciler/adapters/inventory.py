@@ -1,6 +1,7 @@
 """Inventories of any format and plugin, read by `ansible-inventory` and kept for as long as they hold.
 
-A static inventory (plain YAML, INI or TOML) is a function of its files, so it is read once for their content. One that executes something (a script, a plugin's configuration) is read again when it is older
+A static inventory (plain YAML, INI or TOML) is a function of its files, so it is read once for their content, and kept on
+disk over restarts. One that executes something (a script, a plugin's configuration) is read again when it is older
 than `refresh`, or when asked for afresh.
 """
 
@@ -35,27 +36,38 @@ from reconciler.core.reasons import Reason
 from reconciler.ports import Clock, Snapshot
 
 MOST_KEPT = 256
-"""So many readings are kept."""
+"""So many readings are kept, in memory and on disk."""
 
 PAUSE_AFTER_ERROR = 5.0
 """Seconds for which an error is told again, so that a thousand manifests don't start a thousand readings that fail."""
 
-MOST_SAID = 500
-"""So many characters of Ansible's own words go into a message."""
-
+_FORMAT = 1
 _NOT_REAL_GROUPS = frozenset({"all", "ungrouped"})
 _PLUGIN_KEY = re.compile(rb"""^\s*\{?\s*["']?plugin["']?\s*:""", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
+class InventoryOptions:
+    """How inventories are read. Paths in `default` are relative to the root of a source; `ansible_inventory` None: the
+    one beside this Python, else the first on PATH. `pass_env` names what it gets of our environment beside HOME, PATH."""
+
+    ansible_inventory: Path | None = None
+    default: tuple[str, ...] = ()
+    tags_variable: str = "reconciler_tags"
+    refresh: timedelta = timedelta(minutes=5)
+    time_limit: timedelta = timedelta(seconds=60)
+    vault_password_files: tuple[Path, ...] = ()
+    pass_env: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Question:
-    """One inventory at one content. `key` is the same for the same content."""
+    """One inventory at one content. `key` is the same for the same content, on every machine and in every process."""
 
     key: str
     source: str
     root: Path
     paths: tuple[str, ...]
-    files: tuple[str, ...]
     static: bool
     connection: str
     port: str
@@ -68,32 +80,12 @@ class _Answer:
 
 
 class AnsibleInventory:
-    """The Hosts port. Several threads may ask at once.
+    """The Hosts port. `cache_dir` None: nothing is kept on disk. Several threads may ask at once."""
 
-    `ansible_inventory` None: the one beside this Python, else the first on PATH. Paths in `default_inventory` are
-    relative to the root of a source; `pass_env` names what it gets of our environment beside HOME and PATH.
-    """
-
-    def __init__(
-        self,
-        ansible_inventory: str | None,
-        clock: Clock,
-        *,
-        tags_variable: str = "reconciler_tags",
-        default_inventory: tuple[str, ...] = (),
-        refresh: timedelta = timedelta(minutes=5),
-        vault_password_files: tuple[str, ...] = (),
-        pass_env: tuple[str, ...] = (),
-        time_limit: timedelta = timedelta(seconds=60),
-    ) -> None:
-        self._ansible_inventory = ansible_inventory
+    def __init__(self, options: InventoryOptions, clock: Clock, cache_dir: Path | None = None) -> None:
+        self._options = options
         self._clock = clock
-        self._tags_variable = tags_variable
-        self._default = default_inventory
-        self._refresh = refresh
-        self._vault_password_files = vault_password_files
-        self._pass_env = pass_env
-        self._time_limit = time_limit
+        self._cache_dir = cache_dir
         self._lock = threading.Lock()
         self._questions: dict[tuple[str, str, tuple[str, ...]], _Question] = {}
         self._answers: dict[str, _Answer] = {}
@@ -115,12 +107,16 @@ class AnsibleInventory:
         if theirs is not None:
             return _told(theirs.exception() or theirs.result())
         try:
-            found = self._read(question, snapshot)
+            found = self._kept_on_disk(question) or self._read(question)
         except BaseException as error:
             self._end_reading(question, mine, error)
             raise
         self._end_reading(question, mine, found)
         return found
+
+    def paths(self, snapshot: Snapshot, inventory: tuple[str, ...]) -> tuple[str, ...]:
+        """The paths, relative to the snapshot's root, that `load` reads for `inventory`. Raises Refused."""
+        return self._question(snapshot, inventory).paths
 
     # -- what is asked -----------------------------------------------------------------------------------------------
     def _question(self, snapshot: Snapshot, inventory: tuple[str, ...]) -> _Question:
@@ -136,7 +132,7 @@ class AnsibleInventory:
 
     def _examine(self, snapshot: Snapshot, inventory: tuple[str, ...]) -> _Question:
         config = _ansible_cfg(snapshot)
-        paths = inventory or _configured(snapshot, config) or self._default
+        paths = inventory or _configured(snapshot, config) or self._options.default
         if not paths:
             raise Refused(
                 Reason.INVENTORY_MISSING,
@@ -145,21 +141,21 @@ class AnsibleInventory:
             )
         paths = tuple(_inside(snapshot, path) for path in paths)
         files = {name: snapshot.files[name] for name in _files_of(snapshot, paths)}
-        about = [snapshot.source, paths, self._tags_variable, sorted(files.items())]
+        about = [_FORMAT, snapshot.source, paths, self._options.tags_variable, sorted(files.items())]
         key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
         static = not any(
             _executes(snapshot, name) for name in files if not _is_variables(name) and name != "ansible.cfg"
         )
         connection = config.get("defaults", "transport", fallback="smart").strip()
         port = config.get("defaults", "remote_port", fallback="22").strip()
-        return _Question(key, snapshot.source, snapshot.root, paths, tuple(files), static, connection, port)
+        return _Question(key, snapshot.source, snapshot.root, paths, static, connection, port)
 
     # -- what is known -----------------------------------------------------------------------------------------------
     def _holds(self, question: _Question, answer: _Answer, fresh: bool) -> bool:
         age = self._clock.monotonic() - answer.read_at
         if isinstance(answer.found, ReconcilerError):
             return not fresh and age < PAUSE_AFTER_ERROR
-        return question.static or (not fresh and age < self._refresh.total_seconds())
+        return question.static or (not fresh and age < self._options.refresh.total_seconds())
 
     def _end_reading(self, question: _Question, mine: Future[Inventory], found: Inventory | BaseException) -> None:
         with self._lock:
@@ -176,14 +172,34 @@ class AnsibleInventory:
             case _:  # Ctrl-C is meant for the thread that got it
                 mine.set_exception(Unavailable(Reason.INVENTORY_UNREADABLE, "the reading was interrupted"))
 
+    def _kept_on_disk(self, question: _Question) -> Inventory | None:
+        if self._cache_dir is None or not question.static:
+            return None
+        try:
+            kept = json.loads((self._cache_dir / f"{question.key}.json").read_bytes())
+            return _inventory((_kept_host(**host) for host in kept["hosts"]), kept["groups"])
+        except (OSError, ValueError, KeyError, TypeError):  # not there or not ours: it is read again and replaced
+            return None
+
+    def _keep_on_disk(self, question: _Question, inventory: Inventory) -> None:
+        """Hosts only, no variables: those may be secrets."""
+        if self._cache_dir is None or not question.static:
+            return
+        with contextlib.suppress(OSError):  # a disk that is full costs a second at the next start, and no more
+            self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            content = {"hosts": [asdict(host) for host in inventory.hosts.values()], "groups": inventory.groups}
+            descriptor, name = tempfile.mkstemp(dir=self._cache_dir, prefix=".", suffix=".tmp")
+            with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor has no path
+                json.dump(content, file, default=sorted)
+            Path(name).replace(self._cache_dir / f"{question.key}.json")
+            kept = sorted(self._cache_dir.glob("*.json"), key=lambda path: path.stat().st_mtime)
+            for path in kept[:-MOST_KEPT]:
+                path.unlink(missing_ok=True)
+
     # -- reading -----------------------------------------------------------------------------------------------------
-    def _read(self, question: _Question, snapshot: Snapshot) -> Inventory:
+    def _read(self, question: _Question) -> Inventory:
         with tempfile.TemporaryDirectory(prefix="reconciler-inventory-", ignore_cleanup_errors=True) as scratch:
             told = self._run(question, Path(scratch))
-        for name in question.files:
-            # else what a directory held meanwhile would be kept as the answer for what it holds now
-            with contextlib.suppress(Refused):  # a file that may not be read has had no part in the answer
-                snapshot.read(name)
         try:
             listing = json.loads(told)
         except ValueError as error:
@@ -197,16 +213,17 @@ class AnsibleInventory:
         )
         if not inventory.hosts:
             raise Unavailable(Reason.INVENTORY_EMPTY, f"{', '.join(question.paths)}: no host is in this inventory")
+        self._keep_on_disk(question, inventory)
         return inventory
 
     def _run(self, question: _Question, scratch: Path) -> bytes:
         command = [self._program(), "--list"]
         for path in question.paths:
             command += ["-i", str(question.root / path)]
-        for file in self._vault_password_files:
-            command += ["--vault-password-file", str(Path(file).absolute())]
+        for file in self._options.vault_password_files:
+            command += ["--vault-password-file", str(file.absolute())]
         output, errors = scratch / "output", scratch / "errors"
-        limit = self._time_limit.total_seconds()
+        limit = self._options.time_limit.total_seconds()
         with output.open("wb") as stdout, errors.open("wb") as stderr:
             try:
                 process = subprocess.Popen(
@@ -240,7 +257,7 @@ class AnsibleInventory:
         return output.read_bytes()
 
     def _program(self) -> str:
-        named = self._ansible_inventory
+        named = self._options.ansible_inventory
         beside = Path(sys.executable).with_name("ansible-inventory")
         found = shutil.which(named or (beside if beside.exists() else "ansible-inventory"))
         if found is None:
@@ -267,7 +284,7 @@ class AnsibleInventory:
         config = root / "ansible.cfg"
         if config.is_file():  # named outright, for Ansible passes over one in a folder that all may write to
             environment["ANSIBLE_CONFIG"] = str(config)
-        names = ("PATH", "HOME", *self._pass_env)
+        names = ("PATH", "HOME", *self._options.pass_env)
         return environment | {name: os.environ[name] for name in names if name in os.environ}
 
     # -- one host ----------------------------------------------------------------------------------------------------
@@ -286,7 +303,7 @@ class AnsibleInventory:
             host_key = f"{question.source}/{','.join(question.paths)}/{name}"
         else:
             host_key = f"{address.lower()}:{text('ansible_port', 'ansible_ssh_port') or question.port}"
-        tags = variables.get(self._tags_variable, variables.get("tags"))
+        tags = variables.get(self._options.tags_variable, variables.get("tags"))
         return Host(name, address, host_key, frozenset(_tags(tags)))
 
 
@@ -319,7 +336,7 @@ def _inside(snapshot: Snapshot, path: str) -> str:
             f"the inventory {path} leaves the source",
             "only what is in the source can be used",
         )
-    if name != "." and name not in snapshot.files and not any(file.startswith(f"{name}/") for file in snapshot.files):
+    if not (snapshot.root / name).exists():
         raise Refused(
             Reason.PATH_MISSING, f"the source has no inventory {path}", "paths are relative to the root of the source"
         )
@@ -390,6 +407,10 @@ def _inventory(hosts: Iterable[Host], groups: Mapping[str, Iterable[str]]) -> In
     return Inventory(hashlib.sha256(told.encode()).hexdigest(), known, members)
 
 
+def _kept_host(name: str, address: str, host_key: str, tags: list[str], groups: list[str]) -> Host:
+    return Host(name, address, host_key, frozenset(tags), frozenset(groups))
+
+
 def _plain(value: object) -> str:
     """A variable as text; "" if it is none, is encrypted, or needs a template that only a play can fill in."""
     if isinstance(value, dict) and set(value) == {"__ansible_unsafe"}:
@@ -437,7 +458,7 @@ def _clean(said: str, root: Path) -> str:
     lines = (line.strip() for line in text.splitlines() if not _EXCERPT.fullmatch(line))
     kept = [line.removeprefix("[WARNING]: ").removeprefix("[ERROR]: ") for line in lines if line]
     told = [line for line in dict.fromkeys(kept) if not line.startswith("Origin: <")]
-    return " ".join(told)[:MOST_SAID]
+    return " ".join(told)[:2000]
 
 
 def _end_all(process: subprocess.Popen[bytes]) -> None:

@@ -196,6 +196,41 @@ def validate(paths: Annotated[list[Path], typer.Argument(help="Manifests, or fol
     show.out.print(f"{checked} manifests are valid")
 
 
+@app.command()
+def plan(
+    path: Annotated[Path, typer.Argument(help="The directory with the manifests.")] = Path(),
+    name: Annotated[str | None, typer.Argument(help="Only this batch.")] = None,
+    detailed: Annotated[bool, typer.Option("--detailed-exitcode", help="Exit 3 if something would run.")] = False,
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """What would run: which hosts, in which waves, and why. Nothing is started or written down."""
+    with _said():
+        settings = load_settings(config, state_dir=state_dir)
+        store = _store_if_there(settings)
+        if store is None:
+            show.err.print("no database there: it is assumed that nothing has run yet")
+        previews, rejected = parts.build_preview(settings, path, store)
+        chosen = [found for found in previews if name is None or found.desired.record.key == _key(name)]
+        for found in chosen:
+            show.preview(found.desired, found.causes, found.plan)
+        for entry in rejected:
+            show.err.print(f"{entry.first}\n  hint: {entry.first.hint}", markup=False)
+        if name is not None and not chosen:
+            show.err.print(f"there is no valid batch {name} in {path}", markup=False)
+        if rejected or (name is not None and not chosen):
+            raise typer.Exit(USAGE)
+        if detailed and any(found.plan.actions for found in chosen):
+            raise typer.Exit(3)
+
+
+def _store_if_there(settings: Settings) -> SqlStore | None:
+    try:
+        return parts.open_store(settings)
+    except Refused:
+        return None
+
+
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
@@ -262,7 +297,8 @@ def logs(
 ) -> None:
     """A host's log, or the run's."""
     with _store(config, state_dir) as store:
-        run_found = store.run(run_id)[1] if run_id and store.run(run_id) else store.observe(_key(name)).run
+        named = store.run(run_id) if run_id is not None else None
+        run_found = named[1] if named is not None else store.observe(_key(name)).run
         if run_found is None:
             _status(store, name)
             show.err.print(f"{name} has not run yet")

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from reconciler.core.facts import ChildStatus
+from reconciler.core.facts import Cause, ChildStatus
+from reconciler.core.planning import Desired, Plan
 from reconciler.core.status import JobStatus, Phase
 
 out = Console(soft_wrap=True, highlight=False)
@@ -79,6 +80,24 @@ def overview(statuses: Sequence[JobStatus]) -> None:
             (job.metadata.name, phase(body.phase) + held, body.progress, body.strategy.value, escape(body.message))
         )
     table(("NAME", "PHASE", "PROGRESS", "STRATEGY", "MESSAGE"), rows)
+
+
+def preview(desired: Desired, causes: Sequence[Cause], planned: Plan) -> None:
+    """What would become of one job."""
+    key = desired.record.key
+    out.print(f"[bold]{key.name}[/]  {planned.verdict}: {escape(desired.spec.playbook)}")
+    for cause in causes:
+        out.print(f"  because {escape(cause.message)} ({cause.kind})")
+    for number, wave in enumerate(planned.waves, start=1):
+        out.print(f"  wave {number}: {escape(', '.join(wave))}")
+    if planned.blocked is not None:
+        out.print(f"  [red]{planned.blocked.reason}[/]: {escape(planned.blocked.message)}")
+        if planned.blocked.hint:
+            out.print(f"    hint: {escape(planned.blocked.hint)}")
+    for warning in planned.warnings:
+        out.print(f"  [yellow]warning[/] {escape(warning)}")
+    if not planned.actions and planned.blocked is None:
+        out.print("  nothing would run")
 
 
 def one(job: JobStatus) -> None:

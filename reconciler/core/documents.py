@@ -244,7 +244,7 @@ class _Reader:
         self._frames = []
         while True:
             event = parser.get_event()
-            place = Place(event.start_mark.line + 1, event.start_mark.column + 1)
+            place = _place_of(event)
             match event:
                 case yaml.DocumentEndEvent():
                     empty = root is None or (root.value is None and not self._problems)
@@ -370,6 +370,10 @@ class _Reader:
     def _line(self, place: Place) -> str:
         lines = self._text.split("\n")
         return lines[place.line - 1] if place.line <= len(lines) else ""
+
+
+def _place_of(event: Any) -> Place:
+    return Place(event.start_mark.line + 1, event.start_mark.column + 1)
 
 
 class _TooDeep(Exception):

@@ -68,7 +68,7 @@ KIND = "BatchJob"
 DEFAULT_MAX_LIMIT = 20
 REQUESTED_AT = "reconciler/requestedAt"
 
-_WORK = {"x-opens-run": True}
+_WORK: dict[str, Any] = {"x-opens-run": True}
 
 
 def _wrong(message: str, hint: str, inside: tuple[str | int, ...] = ()) -> PydanticCustomError:
@@ -245,7 +245,7 @@ def _misplaced_data(value: object, inside: tuple[str | int, ...] = ()) -> Iterat
         case float():
             if not math.isfinite(value):
                 yield inside, "is not a finite number"
-        case {"__ansible_vault": str() as text} if len(value) == 1:
+        case {"__ansible_vault": str() as text, **others} if not others:
             if not text.lstrip().startswith("$ANSIBLE_VAULT;"):
                 yield inside, "is no text made by ansible-vault"
         case list() | tuple():

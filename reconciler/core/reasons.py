@@ -14,7 +14,7 @@ class Reason(StrEnum):
 
     paragraph: str
 
-    def __new__(cls, value: str, paragraph: str) -> Reason:
+    def __new__(cls, value: str, paragraph: str = "") -> Reason:
         member = str.__new__(cls, value)
         member._value_ = value
         member.paragraph = paragraph

@@ -60,7 +60,7 @@ class ConditionType(StrEnum):
 
     paragraph: str
 
-    def __new__(cls, value: str, paragraph: str) -> ConditionType:
+    def __new__(cls, value: str, paragraph: str = "") -> ConditionType:
         member = str.__new__(cls, value)
         member._value_ = value
         member.paragraph = paragraph

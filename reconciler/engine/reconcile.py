@@ -118,7 +118,6 @@ class Reconciler:
         if record is None or source is None or snapshot is None:
             return Look()
         observed = self._observe(key)
-        waits_for: str | None = None
         for _ in range(ROUNDS):
             desired, snapshot = self._resolve(record, observed, source, snapshot)
             causes = due_causes(desired, observed)
@@ -130,13 +129,11 @@ class Reconciler:
                     continue
             decided = plan(desired, observed, self._clock.now())
             waits_for = self._perform_all(decided, desired, snapshot)
-            if waits_for is not None or not any(not isinstance(action, StartSlice) for action in decided.actions):
-                break
             observed = self._store.observe(key)
-        else:
-            raise RuntimeError(f"{key} does not come to rest: {decided.actions}")
-        self._say(desired, self._store.observe(key), decided, waits_for)
-        return Look(decided, self._again(decided, waits_for), waits_for is not None)
+            if waits_for is not None or all(isinstance(action, StartSlice) for action in decided.actions):
+                self._say(desired, observed, decided, waits_for)
+                return Look(decided, self._again(decided, waits_for), waits_for is not None)
+        raise RuntimeError(f"{key} does not come to rest after {ROUNDS} plans")
 
     # -- seeing ------------------------------------------------------------------------------------------------------
     def _observe(self, key: JobKey) -> Observed:

@@ -83,7 +83,7 @@ class Runs(Database):
                 "created_at": now,
             }
             parent = {"job_id": new.job_id, "is_batch_job": True, "batch_config": _batch_config(new.spec)}
-            parent_id = connection.execute(insert(jobs), {**shared, **parent}).inserted_primary_key[0]
+            parent_id = connection.scalar(insert(jobs).returning(jobs.c.id), {**shared, **parent})
             children = [
                 {
                     **shared,
