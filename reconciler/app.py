@@ -220,7 +220,7 @@ def build_web_server(settings: Settings, daemon: Daemon, store: SqlStore) -> Web
     from reconciler.adapters.metrics import MetricsPage, StoreCollector
     from reconciler.web import Health, WebServer, build_web
 
-    page = MetricsPage(StoreCollector(store, settings.max_running, lambda: daemon.queue.facts().depth))
+    page = MetricsPage(StoreCollector(store, settings.max_running, daemon.queue.facts))
 
     def health() -> Health:
         try:

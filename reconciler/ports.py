@@ -485,8 +485,6 @@ class StoredMetrics:
     counters: Mapping[str, Mapping[tuple[str, ...], float]]
     """Name without prefix to label values to value. A histogram NAME is NAME_bucket (label values, then the upper bound;
     not cumulative), NAME_sum and NAME_count."""
-    buckets: Sequence[float]
-    """Upper bounds of every histogram, in seconds, ascending, without +Inf."""
     running: int
     """Children in slices that are planned, claimed or started."""
 

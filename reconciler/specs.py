@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from reconciler.adapters.metrics import CATALOGUE, PREFIX
+from reconciler.adapters.metrics import CATALOGUE
 from reconciler.core.manifest import manifest_schema
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, SourceStatus
@@ -48,7 +48,7 @@ def _contracts() -> Mapping[str, str]:
         "reasons": {reason.value: reason.paragraph for reason in Reason},
     }
     metrics = [
-        {"name": PREFIX + metric.name, "type": metric.type, "labels": list(metric.labels), "help": metric.help}
+        {"name": metric.name, "type": metric.type, "labels": list(metric.labels), "help": metric.help}
         for metric in CATALOGUE
     ]
     return {

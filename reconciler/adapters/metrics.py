@@ -1,28 +1,34 @@
 """What Prometheus is told: the catalogue of every series, and the page that serves them.
 
 Series of jobs and runs come out of the database, so that a restart never resets them; those of this process come from
-its `Meter` and its queue. The page is rendered by a thread of its own and served as bytes: a scrape costs no query.
+its queue. The page is rendered by a thread of its own and served as bytes: a scrape costs no query.
 
 No host, no run and no message is ever a label, and no job is a label of a histogram.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal, Protocol
 
 import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
-from reconciler.core.facts import ChildStatus, RunStatus
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.facts import ChildStatus, Coverage, RunStatus
 from reconciler.core.reasons import Reason
-from reconciler.ports import Clock
+from reconciler.core.status import ConditionType, JobStatus, ManifestCounts, Phase, SourceStatus
+from reconciler.ports import Clock, History, StoredMetrics
 
 log = structlog.get_logger()
 
@@ -31,26 +37,11 @@ PREFIX = "reconciler_"
 RENDER_INTERVAL = 15.0
 """Seconds between two renderings."""
 
-STALE_AFTER = 4 * RENDER_INTERVAL
-"""Seconds after which a page that was not rendered again is not served any more."""
-
 RUN_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0)
 """Upper bounds, in seconds, of the histograms that the store keeps."""
 
-STEP_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds, in seconds, of the histograms that this process keeps: single steps of the daemon."""
-
 
 # == The catalogue ===================================================================================================
-class Result(StrEnum):
-    """How a step of the daemon ended: `bug` is anything that should never be raised."""
-
-    OK = "ok"
-    REFUSED = "refused"
-    UNAVAILABLE = "unavailable"
-    BUG = "bug"
-
-
 _Values = tuple[str, ...]
 _Type = Literal["counter", "gauge", "histogram"]
 
@@ -95,7 +86,6 @@ _RUN_REASONS = (
     (RunStatus.CANCELLED.value, Reason.SUPERSEDED.value),
     (RunStatus.CANCELLED.value, Reason.REMOVED.value),
 )
-_RESULTS = tuple((result.value,) for result in Result)
 
 CATALOGUE: tuple[Metric, ...] = (
     # -- of each batch job -------------------------------------------------------------------------------------------
@@ -180,26 +170,19 @@ CATALOGUE: tuple[Metric, ...] = (
         "When the source was last read completely, in Unix time; 0 for never.",
         "source",
     ),
-    _metric("source_sync_total", "counter", "Times the source was read.", "source", "result"),
-    _metric("source_sync_duration_seconds", "histogram", "How long reading a source takes.", buckets=STEP_BUCKETS),
     _metric("source_manifests", "gauge", "Manifests of the source by state.", "source", "state"),
     # -- of this process ---------------------------------------------------------------------------------------------
     _metric("build_info", "gauge", "Always 1; the version that runs.", "version"),
-    _metric("leader", "gauge", "1 while this process is the one that decides."),
-    _metric("reconcile_total", "counter", "Looks at a job.", "result", from_start=_RESULTS),
-    _metric("reconcile_duration_seconds", "histogram", "How long one look at a job takes.", buckets=STEP_BUCKETS),
     _metric("queue_depth", "gauge", "Jobs that wait to be looked at, those with an alarm included."),
     _metric("queue_adds_total", "counter", "Times a job was put into the queue."),
     _metric("queue_retries_total", "counter", "Times a job was put off because a look at it had failed."),
-    _metric("queue_wait_seconds", "histogram", "How long a job that was due waited for a look.", buckets=STEP_BUCKETS),
     _metric("queue_longest_running_seconds", "gauge", "How long the longest look that goes on now has taken."),
-    _metric("status_write_errors_total", "counter", "Status files that could not be written or removed."),
 )
 
 
-# == What this process measures ======================================================================================
+# == From the store to Prometheus ====================================================================================
 class QueueReading(Protocol):
-    """What a work queue says of itself."""
+    """What the work queue says of itself."""
 
     @property
     def depth(self) -> int: ...
@@ -211,47 +194,137 @@ class QueueReading(Protocol):
     def longest_running(self) -> float:
         """Seconds."""
 
-    @property
-    def waited(self) -> Sequence[float]:
-        """Seconds that each key taken since the last reading had been due."""
+
+class StoreCollector(Collector):
+    """Every family of the catalogue, read anew each time."""
+
+    def __init__(self, history: History, max_running: int, queue: Callable[[], QueueReading]) -> None:
+        self._history = history
+        self._max_running = max_running
+        self._queue = queue
+
+    def collect(self) -> Iterable[Family]:
+        stored, queue = self._history.metrics(), self._queue()
+        samples: dict[str, list[tuple[_Values, float]]] = {metric.name: [] for metric in CATALOGUE}
+
+        def add(name: str, value: float, *labels: str) -> None:
+            samples[PREFIX + name].append((labels, value))
+
+        add("build_info", 1, __version__)
+        add("slots", stored.running, "used")
+        add("slots", max(0, self._max_running - stored.running), "free")
+        add("queue_depth", queue.depth)
+        add("queue_adds_total", queue.adds)
+        add("queue_retries_total", queue.retries)
+        add("queue_longest_running_seconds", queue.longest_running)
+        for job in stored.statuses:
+            if job.status.phase is not Phase.REMOVED:
+                _add_job(add, job)
+        for source in stored.sources:
+            _add_source(add, source)
+        for metric in CATALOGUE:
+            yield _family(metric, samples[metric.name], stored)
 
 
-@dataclass(slots=True)
-class _Durations:
-    """A histogram in the making."""
+def _add_job(add: Callable[..., None], job: JobStatus) -> None:
+    key, body = (job.metadata.source, job.metadata.name), job.status
+    add("batchjob_info", 1, *key, body.strategy.value, body.playbook)
+    for phase in Phase:
+        add("batchjob_phase", body.phase is phase, *key, phase.value)
+    for kind in ConditionType:
+        now = next((condition.status for condition in body.conditions if condition.type is kind), None)
+        for status in ("True", "False", "Unknown"):
+            add("batchjob_condition", now == status, *key, kind.value, status)
+    add("batchjob_suspended", body.suspended, *key)
+    for child_status in ChildStatus:
+        add("batchjob_hosts", getattr(body.hosts, child_status.value), *key, child_status.value)
+    add("batchjob_wave", max((wave.number for wave in body.waves), default=0), *key)
+    add("batchjob_waves", len(body.waves), *key)
+    add("batchjob_generation", job.metadata.generation, *key)
+    add("batchjob_observed_generation", body.observed_generation, *key)
+    add("batchjob_coverage", body.coverage.up_to_date, *key, "upToDate")
+    add("batchjob_coverage", body.coverage.behind, *key, "behind")
+    add("batchjob_coverage", body.coverage.never, *key, "never")
+    finished = max((run.finished_at for run in body.history if run.finished_at is not None), default=None)
+    started = body.run.started_at if body.run is not None else None
+    succeeded = body.last_success.finished_at if body.last_success is not None else None
+    add("batchjob_run_start_timestamp_seconds", _unix(started), *key)
+    add("batchjob_last_finish_timestamp_seconds", _unix(finished), *key)
+    add("batchjob_last_success_timestamp_seconds", _unix(succeeded), *key)
 
-    bounds: tuple[float, ...]
-    counts: Counter[float] = field(default_factory=Counter)
-    sum: float = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.counts[next((bound for bound in self.bounds if seconds <= bound), math.inf)] += 1
-        self.sum += seconds
+def _add_source(add: Callable[..., None], source: SourceStatus) -> None:
+    add("source_last_sync_timestamp_seconds", _unix(source.status.last_sync), source.metadata.name)
+    for state in ("accepted", "rejected", "removed"):
+        add("source_manifests", getattr(source.status.manifests, state), source.metadata.name, state)
 
 
-class Meter:
-    """Counts what the daemon does in this process. Safe for any number of threads."""
+def _unix(moment: datetime | None) -> float:
+    return 0.0 if moment is None else moment.timestamp()
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._looks: Counter[Result] = Counter()
-        self._syncs: Counter[tuple[str, Result]] = Counter()
-        self._last_sync: dict[str, datetime] = {}
-        self._look_durations = _Durations(STEP_BUCKETS)
-        self._sync_durations = _Durations(STEP_BUCKETS)
-        self._queue_waits = _Durations(STEP_BUCKETS)
 
-    @contextmanager
-    def look(self) -> Iterator[None]:
-        """Around one look at one job; what is raised inside is counted, and raised on."""
-        began = self._clock.monotonic()
-        result = Result.BUG
+def _family(metric: Metric, samples: Iterable[tuple[_Values, float]], stored: StoredMetrics) -> Family:
+    kept = stored.counters.get(metric.name.removeprefix(PREFIX), {})
+    match metric.type:
+        case "histogram":
+            return _histogram(metric, stored.counters)
+        case "counter":
+            counter = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+            values = dict.fromkeys(metric.from_start, 0.0) | dict(kept) | dict(samples)
+            for labels, value in sorted(values.items()):
+                counter.add_metric(labels, value)
+            return counter
+        case "gauge":
+            gauge = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+            for labels, value in samples:
+                gauge.add_metric(labels, value)
+            return gauge
+
+
+def _histogram(metric: Metric, counters: Mapping[str, Mapping[_Values, float]]) -> HistogramMetricFamily:
+    """The store counts each bucket by itself; Prometheus wants them cumulative."""
+    name = metric.name.removeprefix(PREFIX)
+    buckets = counters.get(f"{name}_bucket", {})
+    # The store keeps one empty value where a metric has no labels.
+    sums = {labels if metric.labels else (): value for labels, value in counters.get(f"{name}_sum", {}).items()}
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    for labels in sorted({*metric.from_start, *sums}):
+        below, cumulative = 0.0, []
+        for bound in (*(str(bound) for bound in metric.buckets), "+Inf"):
+            below += buckets.get((*(labels or ("",)), bound), 0.0)
+            cumulative.append((bound, below))
+        family.add_metric(list(labels), cumulative, sums.get(labels, 0.0))
+    return family
+
+
+class MetricsPage:
+    """The exposition as bytes, rendered by a thread of its own. While the store is away the last one stands."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._collector = collector
+        self._bytes = b""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_rendering, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        self._registry.register(self._collector)
+        self.render()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def page(self) -> bytes:
+        return self._bytes
+
+    def render(self) -> None:
         try:
-            with _judged() as judged:
-                yield
-        finally:
-            result = judged.result
-            with self._lock:
-                self._looks[result] += 1
-                self._look_durations.add(self._clock.monotonic() - began)
+            self._bytes = generate_latest(self._registry)
+        except Unavailable as error:
+            log.warning("metrics_not_rendered", why=str(error))
+
+    def _keep_rendering(self) -> None:
+        while not self._stop.wait(RENDER_INTERVAL):
+            self.render()

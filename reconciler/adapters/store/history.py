@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import select
 
 from reconciler.adapters.store.manifests import Manifests
-from reconciler.adapters.store.runs import BUCKETS, Runs, child_of
+from reconciler.adapters.store.runs import Runs, child_of
 from reconciler.adapters.store.tables import counters, job_logs, jobs, slices
 from reconciler.core.facts import Child, JobKey, Run, SliceState
 from reconciler.ports import SpooledLine, StoredMetrics
@@ -66,6 +66,5 @@ class Lookups(Runs, Manifests):
             statuses=self.statuses(),
             sources=self.source_statuses(),
             counters=dict(found),
-            buckets=BUCKETS,
             running=sum(len(hosts) for hosts in taken),
         )
