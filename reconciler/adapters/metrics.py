@@ -8,27 +8,24 @@ No host, no run and no message is ever a label, and no job is a label of a histo
 
 from __future__ import annotations
 
-import itertools
-import math
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Literal, Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
-from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.facts import ChildStatus, Coverage, RunStatus
+from reconciler import __version__
+from reconciler.core.errors import Unavailable
+from reconciler.core.facts import ChildStatus, RunStatus
 from reconciler.core.reasons import Reason
-from reconciler.core.status import ConditionType, JobStatus, ManifestCounts, Phase, SourceStatus
-from reconciler.ports import Clock, History, StoredMetrics
+from reconciler.core.status import ConditionType, JobStatus, Phase, SourceStatus
+from reconciler.ports import History, StoredMetrics
 
 log = structlog.get_logger()
 
@@ -327,4 +324,8 @@ class MetricsPage:
 
     def _keep_rendering(self) -> None:
         while not self._stop.wait(RENDER_INTERVAL):
-            self.render()
+            try:
+                self.render()
+            except Exception:
+                # A thread that ends here would serve the last page for ever, as if it were news.
+                log.exception("metrics_not_rendered_by_a_bug")

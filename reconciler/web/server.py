@@ -47,14 +47,26 @@ def build_web(metrics: Callable[[], bytes], health: Callable[[], Health]) -> Fas
     return web
 
 
+def _address(listen: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT` or `[HOST]:PORT`. Raises ValueError."""
+    host, _, port = listen.rpartition(":")
+    if not host:
+        # The socket would take an empty host for every address of this machine.
+        raise ValueError("the host is missing")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{port!r} is not a port")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 class WebServer:
     """Serves an application from a thread of its own. Port 0 takes a free one; `port` is the one it has."""
 
     def __init__(self, web: FastAPI, listen: str) -> None:
-        host, _, port = listen.rpartition(":")
         try:
-            self._socket = socket.create_server((host.strip("[]"), int(port)), reuse_port=False)
-        except (OSError, ValueError, OverflowError) as error:
+            host, port = _address(listen)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._socket = socket.create_server((host, port), family=family)
+        except (OSError, ValueError) as error:
             raise Refused(
                 Reason.SETTINGS_INVALID,
                 f"http.listen is {listen}, where nothing can listen: {error}",

@@ -1,0 +1,319 @@
+"""What Prometheus reads: every series there from the start, the database's numbers after a restart, no host named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import pytest
+from prometheus_client import Metric as Family
+from prometheus_client.parser import text_string_to_metric_families
+
+from reconciler.adapters.metrics import CATALOGUE, PREFIX, RUN_BUCKETS, Metric, MetricsPage, StoreCollector
+from reconciler.adapters.store import runs
+from reconciler.core.errors import Unavailable
+from reconciler.core.facts import CauseKind, ChildStatus, RunStatus
+from reconciler.core.manifest import Strategy
+from reconciler.core.reasons import Reason
+from reconciler.core.status import (
+    ChildView,
+    Condition,
+    ConditionType,
+    CoverageCounts,
+    FailureGroup,
+    HistoryView,
+    HostCounts,
+    JobMetadata,
+    JobStatus,
+    JobStatusBody,
+    ManifestCounts,
+    Phase,
+    RunStatusView,
+    SourceMetadata,
+    SourceStatus,
+    SourceStatusBody,
+    SuccessView,
+    WaveView,
+)
+from reconciler.ports import History, StoredMetrics
+
+NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+LATER = datetime(2026, 11, 23, 12, 5, 0, tzinfo=UTC)
+RUN = "batch-20261123-120000-7k3fq2mzsa"
+JOB = {"source": "default", "name": "patch-web"}
+NOTHING = StoredMetrics(statuses=(), sources=(), counters={}, running=0)
+
+
+@dataclass
+class Numbers:
+    """The store's side of the exporter; `away` is what it raises while it does not answer."""
+
+    stored: StoredMetrics = NOTHING
+    away: Unavailable | None = None
+
+    def metrics(self) -> StoredMetrics:
+        if self.away is not None:
+            raise self.away
+        return self.stored
+
+
+@dataclass(frozen=True)
+class Queue:
+    depth: int = 4
+    adds: int = 17
+    retries: int = 2
+    longest_running: float = 1.5
+
+
+def page_of(numbers: Numbers) -> MetricsPage:
+    return MetricsPage(StoreCollector(cast(History, numbers), 50, Queue))
+
+
+@pytest.fixture
+def numbers() -> Numbers:
+    return Numbers()
+
+
+@pytest.fixture
+def page(numbers: Numbers) -> Iterator[MetricsPage]:
+    page = page_of(numbers)
+    page.start()
+    yield page
+    page.stop()
+
+
+def families(page: MetricsPage) -> dict[str, Family]:
+    page.render()
+    return {family.name: family for family in text_string_to_metric_families(page.page().decode())}
+
+
+def family_of(metric: Metric, found: Mapping[str, Family]) -> Family:
+    return found[metric.name.removesuffix("_total") if metric.type == "counter" else metric.name]
+
+
+def value(page: MetricsPage, series: str, /, **labels: str) -> float | None:
+    """The one sample with exactly these labels."""
+    for family in families(page).values():
+        for sample in family.samples:
+            if sample.name == PREFIX + series and sample.labels == labels:
+                return sample.value
+    return None
+
+
+def job_status(phase: Phase = Phase.FAILED) -> JobStatus:
+    def condition(kind: ConditionType, status: str) -> Condition:
+        return Condition.model_validate(
+            {
+                "type": kind,
+                "status": status,
+                "reason": Reason.HOSTS_FAILED,
+                "message": "web-3 went wrong",
+                "lastTransitionTime": NOON,
+                "observedGeneration": 3,
+            }
+        )
+
+    past = HistoryView(
+        id=RUN,
+        cause=CauseKind.SPEC_CHANGED,
+        generation=3,
+        revision="dir@sha256:" + "0" * 64,
+        status=RunStatus.FAILED,
+        hosts={ChildStatus.FAILED: 1},
+        started_at=NOON,
+        finished_at=LATER,
+    )
+    return JobStatus(
+        metadata=JobMetadata(**JOB, path="jobs/patch-web.yaml", generation=3),
+        status=JobStatusBody(
+            observed_generation=3,
+            phase=phase,
+            message="web-3 went wrong",
+            progress="3/3 completed, 1 failed",
+            revision=past.revision,
+            strategy=Strategy.PARALLEL,
+            playbook="playbooks/patch.yml",
+            conditions=(condition(ConditionType.READY, "False"), condition(ConditionType.STALLED, "True")),
+            run=RunStatusView(
+                id=RUN,
+                cause=CauseKind.SPEC_CHANGED,
+                status=RunStatus.FAILED,
+                revision=past.revision,
+                check_mode=False,
+                started_at=NOON,
+                finished_at=LATER,
+            ),
+            hosts=HostCounts(selected=3, success=2, failed=1),
+            coverage=CoverageCounts(selected=3, up_to_date=2, never=1),
+            failures=(
+                FailureGroup(
+                    task="Install", message="m", reason=None, status=ChildStatus.FAILED, hosts=1, examples=("web-3",)
+                ),
+            ),
+            waves=(
+                WaveView(number=1, status=RunStatus.SUCCESS, hosts=2, started_at=NOON, finished_at=LATER),
+                WaveView(number=2, status=RunStatus.FAILED, hosts=1, started_at=NOON, finished_at=LATER),
+            ),
+            children=(ChildView(host="web-3", job_id="job-3", wave=2, status=ChildStatus.FAILED, attempt=1),),
+            last_success=SuccessView(run=RUN, generation=2, revision=past.revision, finished_at=NOON),
+            history=(past,),
+        ),
+    )
+
+
+def source_status() -> SourceStatus:
+    return SourceStatus(
+        metadata=SourceMetadata(name="default"),
+        status=SourceStatusBody(
+            observed_revision=None, last_sync=NOON, manifests=ManifestCounts(accepted=2, rejected=1), conditions=()
+        ),
+    )
+
+
+def test_before_anything_has_happened_every_series_of_its_own_is_there_with_0(page: MetricsPage) -> None:
+    found = families(page)
+    for metric in CATALOGUE:
+        family = family_of(metric, found)
+        assert (family.type, family.documentation) == (metric.type, metric.help)
+        seen = {tuple(sample.labels[name] for name in metric.labels) for sample in family.samples}
+        if metric.labels != ("version",):
+            assert seen == set(metric.from_start)
+        if metric.name.startswith((f"{PREFIX}queue", f"{PREFIX}build", f"{PREFIX}slots")):
+            continue
+        assert {sample.value for sample in family.samples} <= {0.0}
+
+
+def test_with_a_job_and_a_source_the_page_is_the_catalogue_no_more_and_no_less(
+    numbers: Numbers, page: MetricsPage
+) -> None:
+    numbers.stored = StoredMetrics((job_status(),), (source_status(),), {}, 3)
+    found = families(page)
+    assert len(found) == len(CATALOGUE)
+    for metric in CATALOGUE:
+        samples = family_of(metric, found).samples
+        assert samples, f"{metric.name} has no series"
+        for sample in samples:
+            assert set(sample.labels) - {"le"} == set(metric.labels)
+
+
+def test_no_label_names_a_host_or_a_run_and_no_histogram_a_job(numbers: Numbers, page: MetricsPage) -> None:
+    numbers.stored = StoredMetrics((job_status(),), (source_status(),), {}, 3)
+    families(page)
+    text = page.page().decode()
+    assert "web-3" not in text
+    assert RUN not in text
+    assert not [metric.name for metric in CATALOGUE if {"host", "run", "message", "revision"} & {*metric.labels}]
+    assert not [metric.name for metric in CATALOGUE if metric.type == "histogram" and "name" in metric.labels]
+
+
+def test_a_failed_job_is_told_in_each_of_its_series(numbers: Numbers, page: MetricsPage) -> None:
+    numbers.stored = StoredMetrics((job_status(),), (source_status(),), {}, 3)
+    told: Sequence[tuple[str, float, Mapping[str, str]]] = (
+        ("batchjob_info", 1, {"strategy": "parallel", "playbook": "playbooks/patch.yml"}),
+        ("batchjob_phase", 1, {"phase": "Failed"}),
+        ("batchjob_phase", 0, {"phase": "Running"}),
+        ("batchjob_condition", 1, {"type": "Stalled", "status": "True"}),
+        ("batchjob_condition", 1, {"type": "Ready", "status": "False"}),
+        ("batchjob_condition", 0, {"type": "Ready", "status": "True"}),
+        ("batchjob_condition", 0, {"type": "Reconciling", "status": "True"}),
+        ("batchjob_suspended", 0, {}),
+        ("batchjob_hosts", 2, {"status": "success"}),
+        ("batchjob_hosts", 0, {"status": "unknown"}),
+        ("batchjob_wave", 2, {}),
+        ("batchjob_waves", 2, {}),
+        ("batchjob_generation", 3, {}),
+        ("batchjob_observed_generation", 3, {}),
+        ("batchjob_coverage", 2, {"state": "upToDate"}),
+        ("batchjob_coverage", 1, {"state": "never"}),
+        ("batchjob_run_start_timestamp_seconds", NOON.timestamp(), {}),
+        ("batchjob_last_finish_timestamp_seconds", LATER.timestamp(), {}),
+        ("batchjob_last_success_timestamp_seconds", NOON.timestamp(), {}),
+    )
+    for name, expected, labels in told:
+        assert value(page, name, **JOB, **labels) == expected, (name, labels)
+    assert value(page, "source_manifests", source="default", state="rejected") == 1
+    assert value(page, "source_last_sync_timestamp_seconds", source="default") == NOON.timestamp()
+    assert value(page, "slots", state="used") == 3
+    assert value(page, "slots", state="free") == 47
+    assert value(page, "queue_depth") == 4
+    assert value(page, "queue_adds_total") == 17
+
+
+def test_exactly_one_phase_is_1(numbers: Numbers, page: MetricsPage) -> None:
+    for phase in Phase:
+        if phase is not Phase.REMOVED:
+            numbers.stored = StoredMetrics((job_status(phase),), (), {}, 0)
+            samples = families(page)[f"{PREFIX}batchjob_phase"].samples
+            assert [sample.labels["phase"] for sample in samples if sample.value] == [phase.value]
+
+
+def test_the_series_of_a_job_go_with_its_manifest(numbers: Numbers, page: MetricsPage) -> None:
+    numbers.stored = StoredMetrics((job_status(),), (), {}, 0)
+    assert value(page, "batchjob_generation", **JOB) == 3
+    numbers.stored = StoredMetrics((job_status(Phase.REMOVED),), (), {}, 0)
+    families(page)
+    assert "patch-web" not in page.page().decode()
+
+
+def test_counters_and_histograms_are_those_of_the_database(numbers: Numbers, page: MetricsPage) -> None:
+    numbers.stored = StoredMetrics(
+        (),
+        (),
+        {
+            "runs_finished_total": {("success", "Succeeded"): 7.0, ("failed", "DeadlineExceeded"): 1.0},
+            "children_finished_total": {("unreachable",): 3.0},
+            "wave_duration_seconds_bucket": {("", "1.0"): 2.0, ("", "+Inf"): 1.0},
+            "wave_duration_seconds_sum": {("",): 20000.5},
+            "wave_duration_seconds_count": {("",): 3.0},
+            "child_duration_seconds_bucket": {("failed", "0.5"): 1.0, ("failed", "5.0"): 4.0},
+            "child_duration_seconds_sum": {("failed",): 12.25},
+            "child_duration_seconds_count": {("failed",): 5.0},
+        },
+        0,
+    )
+    assert value(page, "runs_finished_total", status="success", reason="Succeeded") == 7
+    assert value(page, "runs_finished_total", status="failed", reason="DeadlineExceeded") == 1
+    assert value(page, "runs_finished_total", status="cancelled", reason="Superseded") == 0
+    assert value(page, "children_finished_total", status="unreachable") == 3
+    assert value(page, "wave_duration_seconds_bucket", le="0.5") == 0
+    assert value(page, "wave_duration_seconds_bucket", le="14400.0") == 2
+    assert value(page, "wave_duration_seconds_bucket", le="+Inf") == 3
+    assert value(page, "wave_duration_seconds_count") == 3
+    assert value(page, "wave_duration_seconds_sum") == 20000.5
+    assert value(page, "child_duration_seconds_bucket", status="failed", le="2.5") == 1
+    assert value(page, "child_duration_seconds_bucket", status="failed", le="5.0") == 5
+    assert value(page, "child_duration_seconds_count", status="success") == 0
+
+
+def test_the_bounds_are_those_that_the_store_counts_by() -> None:
+    assert runs.BUCKETS == RUN_BUCKETS
+
+
+def test_while_the_database_is_away_the_last_page_stands(numbers: Numbers, page: MetricsPage) -> None:
+    numbers.stored = StoredMetrics((job_status(),), (), {}, 5)
+    assert value(page, "slots", state="used") == 5
+    numbers.away = Unavailable(Reason.STORE_UNAVAILABLE, "the database does not answer")
+    assert value(page, "slots", state="used") == 5
+    numbers.away = None
+    numbers.stored = NOTHING
+    assert value(page, "slots", state="used") == 0
+
+
+def test_a_playbook_with_strange_signs_does_not_break_the_page(numbers: Numbers, page: MetricsPage) -> None:
+    odd = job_status()
+    odd = odd.model_copy(update={"status": odd.status.model_copy(update={"playbook": 'plays/"a\\b"\n{x="y"}.yml'})})
+    numbers.stored = StoredMetrics((odd,), (), {}, 0)
+    labels = {"strategy": "parallel", "playbook": odd.status.playbook}
+    assert value(page, "batchjob_info", **JOB, **labels) == 1
+
+
+def test_every_metric_of_the_docs_is_in_the_catalogue() -> None:
+    known = {metric.name for metric in CATALOGUE}
+    docs = Path(__file__).parents[2] / "docs"
+    for line in (docs / "operations.md").read_text().splitlines():
+        for word in line.replace("`", " ").replace("{", " ").replace("(", " ").split():
+            if word.startswith(PREFIX):
+                assert word in known
