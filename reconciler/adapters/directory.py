@@ -263,7 +263,7 @@ class DirectorySource:
             return None
         try:
             files = json.loads((folder / "files.json").read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return DirectorySnapshot(self._name, revision, folder / "tree", files)
 
@@ -328,9 +328,18 @@ class DirectorySource:
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
         """Call `changed` within a fifth of a second of a change, and once when watching has begun. Raises Unavailable if the
         folder can't be watched or is replaced; it is then to be called again."""
+        before = _identity(self._root)
+        begun = False
+        for something in self._changes(stop):
+            if before is None or _identity(self._root) != before:
+                raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"{self._root} was removed or replaced")
+            if something or not begun:
+                changed()
+            begun = True
+
+    def _changes(self, stop: Flag) -> Iterator[bool]:
+        """Whether anything changed, at least once a second."""
         try:
-            before = _identity(self._root)
-            begun = False
             for changes in watchfiles.watch(
                 self._root,
                 watch_filter=self._concerns_us,
@@ -341,11 +350,7 @@ class DirectorySource:
                 stop_event=stop,
                 ignore_permission_denied=True,
             ):
-                if changes or not begun:
-                    changed()
-                begun = True
-                if _identity(self._root) != before:
-                    raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"{self._root} was removed or replaced")
+                yield bool(changes)
         except (OSError, RuntimeError) as error:
             raise Unavailable(
                 Reason.SOURCE_UNAVAILABLE,

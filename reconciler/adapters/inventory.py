@@ -68,6 +68,7 @@ class _Question:
     source: str
     root: Path
     paths: tuple[str, ...]
+    files: tuple[str, ...]
     static: bool
     connection: str
     port: str
@@ -107,7 +108,7 @@ class AnsibleInventory:
         if theirs is not None:
             return _told(theirs.exception() or theirs.result())
         try:
-            found = self._kept_on_disk(question) or self._read(question)
+            found = self._kept_on_disk(question) or self._read(question, snapshot)
         except BaseException as error:
             self._end_reading(question, mine, error)
             raise
@@ -148,7 +149,7 @@ class AnsibleInventory:
         )
         connection = config.get("defaults", "transport", fallback="smart").strip()
         port = config.get("defaults", "remote_port", fallback="22").strip()
-        return _Question(key, snapshot.source, snapshot.root, paths, static, connection, port)
+        return _Question(key, snapshot.source, snapshot.root, paths, tuple(files), static, connection, port)
 
     # -- what is known -----------------------------------------------------------------------------------------------
     def _holds(self, question: _Question, answer: _Answer, fresh: bool) -> bool:
@@ -197,9 +198,13 @@ class AnsibleInventory:
                 path.unlink(missing_ok=True)
 
     # -- reading -----------------------------------------------------------------------------------------------------
-    def _read(self, question: _Question) -> Inventory:
+    def _read(self, question: _Question, snapshot: Snapshot) -> Inventory:
         with tempfile.TemporaryDirectory(prefix="reconciler-inventory-", ignore_cleanup_errors=True) as scratch:
             told = self._run(question, Path(scratch))
+        for name in question.files:
+            # else what a directory held meanwhile would be kept as the answer for what it held before
+            with contextlib.suppress(Refused):  # a file that may not be read has had no part in the answer
+                snapshot.read(name)
         try:
             listing = json.loads(told)
         except ValueError as error:
@@ -336,7 +341,7 @@ def _inside(snapshot: Snapshot, path: str) -> str:
             f"the inventory {path} leaves the source",
             "only what is in the source can be used",
         )
-    if not (snapshot.root / name).exists():
+    if name != "." and name not in snapshot.files and not any(file.startswith(f"{name}/") for file in snapshot.files):
         raise Refused(
             Reason.PATH_MISSING, f"the source has no inventory {path}", "paths are relative to the root of the source"
         )

@@ -176,6 +176,10 @@ class Reason(StrEnum):
     SOURCE_MOVED = ("SourceMoved", "The source changed while it was read. It is read again at once.")
     SYNCED = ("Synced", "The source was read completely.")
     STORE_UNAVAILABLE = ("StoreUnavailable", "The database does not answer.")
+    STATUS_NOT_WRITTEN = (
+        "StatusNotWritten",
+        "A status file could not be written. What was done is in the database; the file is written as soon as it can be.",
+    )
     ANSIBLE_MISSING = (
         "AnsibleMissing",
         "ansible-playbook was not found or does not start. Install ansible-core, or set ansible.ansible_playbook.",

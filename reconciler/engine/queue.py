@@ -33,8 +33,6 @@ class QueueFacts:
     adds: int
     retries: int
     longest_running: float
-    waited: tuple[float, ...]
-    """How long each key that was taken since the last reading had been due, in seconds."""
 
 
 class WorkQueue:
@@ -52,7 +50,6 @@ class WorkQueue:
         self._failures: dict[JobKey, int] = {}
         self._adds = 0
         self._retries = 0
-        self._waited: list[float] = []
         self._closed = False
 
     def add(self, key: JobKey) -> None:
@@ -91,9 +88,8 @@ class WorkQueue:
                 now = self._clock.monotonic()
                 self._ring(now)
                 if self._due:
-                    key, since = self._due.popitem(last=False)
+                    key, _ = self._due.popitem(last=False)
                     self._running[key] = now
-                    self._waited.append(now - since)
                     return key
                 if deadline is not None and now >= deadline:
                     return None
@@ -140,9 +136,8 @@ class WorkQueue:
     def facts(self) -> QueueFacts:
         with self._changed:
             now = self._clock.monotonic()
-            waited, self._waited = tuple(self._waited), []
             longest = max((now - since for since in self._running.values()), default=0.0)
-            return QueueFacts(len(self._due) + len(self._later), self._adds, self._retries, longest, waited)
+            return QueueFacts(len(self._due) + len(self._later), self._adds, self._retries, longest)
 
     # -- with the lock held ------------------------------------------------------------------------------------------
     def _add(self, key: JobKey) -> None:

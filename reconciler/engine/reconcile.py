@@ -278,8 +278,15 @@ class Reconciler:
         )
         if status != previous:
             self._store.save_status(key, status)
-        for sink in self._sinks:
-            sink.write(status)
+        try:
+            for sink in self._sinks:
+                sink.write(status)
+        except OSError as error:
+            raise Unavailable(
+                Reason.STATUS_NOT_WRITTEN,
+                f"the status of {key} could not be written: {error}",
+                "see whether the disk is full and the state directory can be written",
+            ) from error
 
     def _again(self, decided: Plan, waits_for: str | None) -> float | None:
         if waits_for is not None:

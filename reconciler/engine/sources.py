@@ -77,8 +77,11 @@ class SourceKeeper:
             return
         self._status = status
         self._store.save_source_status(status)
-        for sink in self._sinks:
-            sink.write_source(status)
+        try:
+            for sink in self._sinks:
+                sink.write_source(status)
+        except OSError as failure:
+            log.warning("status_not_written", source=self.source.name, why=str(failure))
 
     def _describe(self, decision: Decision | None, error: ReconcilerError | None) -> SourceStatus:
         before = self._status
@@ -137,12 +140,11 @@ class SourceKeeper:
         records = self._store.manifests(self.source.name).values()
         assert self._snapshot is not None  # a decision comes after a snapshot
         revision = self._snapshot.revision
-        same = before is not None and before.status.observed_revision == revision
         return SourceStatus(
             metadata=SourceMetadata(name=self.source.name),
             status=SourceStatusBody(
                 observed_revision=revision,
-                last_sync=before.status.last_sync if same and before is not None else now,
+                last_sync=now,
                 manifests=ManifestCounts(
                     accepted=sum(record.removed_at is None for record in records),
                     rejected=len(rejected),

@@ -99,8 +99,8 @@ class Workspace:
         return self.call("run", "--once", str(self.root))
 
     def daemon(self) -> subprocess.Popen[bytes]:
-        log = (self.root.parent / "daemon.log").open("ab")
-        return subprocess.Popen(self.command("run", str(self.root), "--no-http"), stdout=log, stderr=log)
+        with (self.root.parent / "daemon.log").open("ab") as log:
+            return subprocess.Popen(self.command("run", str(self.root), "--no-http"), stdout=log, stderr=log)
 
     # -- what is seen ------------------------------------------------------------------------------------------------
     def status(self, name: str = "work") -> dict[str, Any]:

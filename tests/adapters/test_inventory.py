@@ -1,0 +1,214 @@
+"""Inventories, as the real ansible-inventory reads them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from reconciler.adapters.directory import DirectorySource
+from reconciler.adapters.inventory import AnsibleInventory, InventoryOptions
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.hosts import Inventory
+from reconciler.core.reasons import Reason
+from tests.fakes.clock import FakeClock
+
+pytestmark = pytest.mark.ansible
+
+HOSTS = """
+site:
+  children:
+    web:
+      hosts:
+        web-1: {ansible_host: 10.0.0.1, ansible_port: 2222, reconciler_tags: [blue, "7"]}
+        Web-2: {reconciler_tags: {ring: canary, dc: [a, b]}}
+    db:
+      hosts:
+        db-1: {ansible_connection: local}
+        db-2: {reconciler_host_id: rack-4}
+"""
+
+SCRIPT = """#!/bin/sh
+echo read >> {calls}
+echo '{{"web": {{"hosts": ["web-1"]}}, "_meta": {{"hostvars": {{}}}}}}'
+"""
+
+
+class Project:
+    """A directory with an inventory, and the reader whose promises are tested."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "source"
+        self.root.mkdir()
+        self.calls = folder / "calls"
+        self.clock = FakeClock()
+        self._source = DirectorySource(
+            "default",
+            self.root,
+            state_dir=folder / "state",
+            snapshots_dir=folder / "state/snapshots",
+            max_files=1000,
+            max_bytes=1_000_000,
+            clock=self.clock,
+        )
+        self.reads(InventoryOptions())
+
+    def reads(self, options: InventoryOptions) -> None:
+        self._hosts = AnsibleInventory(options, self.clock)
+
+    def write(self, path: str, content: str, mode: int = 0o644) -> None:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        file.chmod(mode)
+
+    def write_script(self) -> None:
+        self.write("inventory.sh", SCRIPT.format(calls=self.calls), 0o755)
+
+    def load(self, *inventory: str, fresh: bool = False) -> Inventory:
+        return self._hosts.load(self._source.sync(), inventory, fresh=fresh)
+
+    def times_read(self) -> int:
+        return len(self.calls.read_text().splitlines())
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+# -- what is in it -----------------------------------------------------------------------------------------------------
+def test_hosts_have_their_address_key_tags_and_groups(project: Project) -> None:
+    project.write("hosts.yml", HOSTS)
+    found = project.load("hosts.yml")
+    web = found.hosts["web-1"]
+    assert (web.address, web.host_key) == ("10.0.0.1", "10.0.0.1:2222")
+    assert web.tags == {"blue", "7", "group:web", "group:site"}
+    assert web.groups == {"web", "site"}
+    assert found.hosts["Web-2"].address == "Web-2"
+    assert found.hosts["Web-2"].host_key == "web-2:22"
+    assert found.hosts["Web-2"].tags >= {"ring=canary", "dc=a", "dc=b"}
+    assert found.hosts["db-1"].host_key == "default/hosts.yml/db-1"
+    assert found.hosts["db-2"].host_key == "rack-4"
+
+
+def test_groups_hold_the_hosts_of_the_groups_below_them(project: Project) -> None:
+    project.write("hosts.yml", HOSTS)
+    groups = project.load("hosts.yml").groups
+    assert set(groups["site"]) == set(groups["all"]) == {"web-1", "Web-2", "db-1", "db-2"}
+    assert set(groups["web"]) == {"web-1", "Web-2"}
+    assert groups.get("ungrouped", ()) == ()
+
+
+def test_several_inventories_are_one(project: Project) -> None:
+    project.write("a.ini", "[web]\nweb-1\n")
+    project.write("b.ini", "[db]\ndb-1\n")
+    assert set(project.load("a.ini", "b.ini").hosts) == {"web-1", "db-1"}
+
+
+# -- which one it is -----------------------------------------------------------------------------------------------------
+def test_the_manifest_goes_before_ansible_cfg_and_that_before_the_settings(project: Project) -> None:
+    for name in ("manifest", "config", "settings"):
+        project.write(f"{name}.ini", f"{name}-1\n")
+    project.reads(InventoryOptions(default=("settings.ini",)))
+    assert set(project.load().hosts) == {"settings-1"}
+    project.write("ansible.cfg", "[defaults]\ninventory = config.ini\n")
+    assert set(project.load().hosts) == {"config-1"}
+    assert set(project.load("manifest.ini").hosts) == {"manifest-1"}
+
+
+@pytest.mark.parametrize(
+    ("inventory", "reason"),
+    [
+        ((), Reason.INVENTORY_MISSING),
+        (("nothing.yml",), Reason.PATH_MISSING),
+        (("../hosts.yml",), Reason.PATH_OUTSIDE_SOURCE),
+        (("stolen.yml",), Reason.PATH_OUTSIDE_SOURCE),
+    ],
+)
+def test_what_the_source_does_not_have_is_refused(project: Project, inventory: tuple[str, ...], reason: Reason) -> None:
+    (project.root.parent / "hosts.yml").write_text(HOSTS)
+    (project.root / "stolen.yml").symlink_to("../hosts.yml")
+    with pytest.raises(Refused) as refused:
+        project.load(*inventory)
+    assert refused.value.reason is reason
+
+
+def test_what_the_ignore_file_names_is_no_inventory(project: Project) -> None:
+    project.write("hosts.yml", HOSTS)
+    project.write(".reconcilerignore", "hosts.yml\n")
+    with pytest.raises(Refused) as refused:
+        project.load("hosts.yml")
+    assert refused.value.reason is Reason.PATH_MISSING
+
+
+# -- how long it holds ---------------------------------------------------------------------------------------------------
+def test_a_change_of_group_vars_is_seen(project: Project) -> None:
+    project.write("inventory/hosts.ini", "[web]\nweb-1\n")
+    assert project.load("inventory").hosts["web-1"].address == "web-1"
+    project.write("inventory/group_vars/web.yml", "ansible_host: 10.0.0.9\n")
+    assert project.load("inventory").hosts["web-1"].address == "10.0.0.9"
+
+
+def test_a_static_inventory_is_read_once(project: Project) -> None:
+    project.write("hosts.yml", HOSTS)
+    first = project.load("hosts.yml")
+    project.clock.advance(timedelta(days=1))
+    assert project.load("hosts.yml", fresh=True) is first
+
+
+def test_a_script_is_read_again_when_it_is_old_or_asked_for_afresh(project: Project) -> None:
+    project.write_script()
+    project.load("inventory.sh")
+    project.load("inventory.sh")
+    assert project.times_read() == 1
+    project.load("inventory.sh", fresh=True)
+    assert project.times_read() == 2
+    project.clock.advance(timedelta(minutes=6))
+    project.load("inventory.sh")
+    assert project.times_read() == 3
+
+
+def test_an_edit_during_the_reading_is_not_taken_for_what_was_there_before(project: Project) -> None:
+    project.write("inventory/hosts.ini", "before-1\n")
+    edit = f"#!/bin/sh\necho after-1 > '{project.root}/inventory/hosts.ini'\necho '{{}}'\n"
+    project.write("inventory/a_script.sh", edit, 0o755)
+    with pytest.raises(Unavailable) as unavailable:
+        project.load("inventory")
+    assert unavailable.value.reason is Reason.SOURCE_MOVED
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------------------------
+def test_a_broken_file_is_told_in_the_words_of_ansible(project: Project) -> None:
+    project.write("hosts.yml", "web: [\n")
+    with pytest.raises(Unavailable) as unavailable:
+        project.load("hosts.yml")
+    assert unavailable.value.reason is Reason.INVENTORY_UNREADABLE
+    assert "hosts.yml" in unavailable.value.message
+    assert "\x1b" not in unavailable.value.message
+
+
+def test_an_inventory_without_hosts_is_taken_for_a_fault(project: Project) -> None:
+    project.write("hosts.ini", "[web]\n")
+    with pytest.raises(Unavailable) as unavailable:
+        project.load("hosts.ini")
+    assert unavailable.value.reason is Reason.INVENTORY_EMPTY
+
+
+def test_a_script_that_hangs_is_ended(project: Project) -> None:
+    project.write("inventory.sh", "#!/bin/sh\nexec sleep 600\n", 0o755)
+    project.reads(InventoryOptions(time_limit=timedelta(seconds=3)))
+    with pytest.raises(Unavailable) as unavailable:
+        project.load("inventory.sh")
+    assert unavailable.value.reason is Reason.INVENTORY_UNREADABLE
+    assert "3 s" in unavailable.value.message
+
+
+def test_a_missing_tool_is_named(project: Project) -> None:
+    project.write("hosts.yml", HOSTS)
+    project.reads(InventoryOptions(ansible_inventory=project.root / "no-such-tool"))
+    with pytest.raises(Unavailable) as unavailable:
+        project.load("hosts.yml")
+    assert unavailable.value.reason is Reason.ANSIBLE_MISSING
+    assert "no-such-tool" in unavailable.value.message
