@@ -2,14 +2,14 @@
 
 ansible-core moves its workers into sessions of their own, and a parent that was killed leaves its children under PID 1;
 neither a process group nor a parent's list of children has them all. So each process of a slice carries a mark in its
-environment, and what carries the mark belongs to the slice.
+environment, and what carries the mark, or descends from what carries it, belongs to the slice.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
@@ -50,20 +50,23 @@ def descendants(pid: int) -> tuple[psutil.Process, ...]:
 def end(processes: Iterable[psutil.Process], patience: float = PATIENCE) -> None:
     """TERM them, then KILL what is left after `patience` seconds. Returns when none of them runs any more.
 
-    Ended children of this process stay zombies: reaping them is up to whoever started them.
+    One that this user may not signal (it became somebody else) is left to the end of its parents. Ended children of
+    this process stay zombies: reaping them is up to whoever started them.
     """
-    waiting = list(processes)
-    for process in waiting:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
+    waiting = [process for process in processes if _signalled(process, process.terminate)]
     deadline = time.monotonic() + patience
     while (waiting := [process for process in waiting if _runs(process)]) and time.monotonic() < deadline:
         time.sleep(0.02)
-    while waiting := [process for process in waiting if _runs(process)]:
-        for process in waiting:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+    while waiting := [process for process in waiting if _runs(process) and _signalled(process, process.kill)]:
         time.sleep(0.02)
+
+
+def _signalled(process: psutil.Process, signal: Callable[[], None]) -> bool:
+    try:
+        signal()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+    return True
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -74,7 +77,8 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def end_slice(value: str, patience: float = PATIENCE) -> None:
-    """End every process with this mark and everything below them, until a search finds none."""
+    """End every process with this mark, and everything below them that has lost it (sudo clears the environment),
+    until a search finds none."""
     while found := marked(value):
         below = [child for process in found for child in descendants(process.pid)]
         end({*found, *below}, patience)

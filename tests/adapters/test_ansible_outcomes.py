@@ -1,184 +1,235 @@
-"""The true outcome of every host, as real playbooks leave it: whatever exit code and stats of Ansible make of it."""
+"""The true outcome of every host: each known way to be misled, with real playbooks run by the real ansible-playbook."""
 
 from __future__ import annotations
 
-import signal
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 
-import psutil
 import pytest
+import yaml
 
-from reconciler.core.facts import ChildStatus
+from reconciler.adapters.ansible import AnsibleOptions, AnsibleRunner, find_ansible_playbook
+from reconciler.adapters.processes import marked
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.facts import ChildStatus, HostOutcome
 from reconciler.core.reasons import Reason
-from tests.adapters.playbooks import INVENTORY, PLAY, Project
+from reconciler.ports import LogLine, PlaybookResult, PlaybookWork, StopKind
 
 pytestmark = pytest.mark.ansible
 
-Truth = tuple[ChildStatus, Reason | None, str]
-
-SUCCESS: Truth = (ChildStatus.SUCCESS, None, "")
-STOPPED: Truth = (
-    ChildStatus.ABORTED,
-    Reason.STOPPED_WITH_OTHERS,
-    "stopped by Ansible because of another host's failure",
-)
-NEVER_REACHED: Truth = (
-    ChildStatus.ABORTED,
-    Reason.NEVER_REACHED,
-    "the playbook ended before a play that targets this host came to it",
-)
-NOT_TARGETED: Truth = (
-    ChildStatus.SKIPPED,
-    Reason.NOT_TARGETED,
-    "no play of the playbook targets this host",
-)
-LOST: Truth = (
-    ChildStatus.UNKNOWN,
-    Reason.SLICE_LOST,
-    "ansible-playbook was ended from outside before it was done with this host",
-)
-REFUSED_BY_SSH: Truth = (
-    ChildStatus.UNREACHABLE,
-    Reason.CONNECTION_FAILED,
-    "Task failed: Failed to connect to the host via ssh: ssh: connect to host 127.0.0.9 port 1: Connection refused",
-)
-H1_IS_DOWN = INVENTORY.replace("h1: ,", "h1: {ansible_connection: ssh, ansible_host: 127.0.0.9, ansible_port: 1},")
-H1_FAILS = "{name: boom, fail: {msg: worn out}, when: inventory_hostname == 'h1'}"
+HOSTS = ("h1", "h2", "h3")
+PLAY = "- hosts: all\n  gather_facts: false\n"
+ON_H1 = "when: inventory_hostname == 'h1'"
+DEAD = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 
 
-def failed(message: str) -> Truth:
-    return ChildStatus.FAILED, Reason.TASK_FAILED, message
+class Ran:
+    """What came of one playbook."""
+
+    def __init__(self, result: PlaybookResult, lines: list[LogLine], folder: Path) -> None:
+        self.error = result.error
+        self.folder = folder
+        self.outcomes: Mapping[str, HostOutcome] = {outcome.host: outcome for outcome in result.outcomes}
+        self._lines = lines
+
+    def log(self, host: str | None) -> str:
+        return "\n".join(line.text for line in self._lines if line.host == host)
+
+    @property
+    def seen(self) -> list[tuple[str, Reason | None]]:
+        return [(str(self.outcomes[host].status), self.outcomes[host].reason) for host in HOSTS]
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A playbook, and what is true of h1, h2 and h3 after it."""
-
-    playbook: str
-    truth: tuple[Truth, Truth, Truth]
-    inventory: str = INVENTORY
+Play = Callable[..., Ran]
 
 
-CASES = {
-    "all is well": Case(f"{PLAY}  tasks: [{{command: 'true'}}]\n", (SUCCESS, SUCCESS, SUCCESS)),
-    "a task fails": Case(
-        f"{PLAY}  tasks: [{H1_FAILS}, {{debug: }}]\n",
-        (failed("worn out"), SUCCESS, SUCCESS),
-    ),
-    "a task fails and is rescued": Case(
-        f"{PLAY}  tasks: [{{block: [{H1_FAILS}], rescue: [{{debug: }}]}}]\n",
-        (SUCCESS, SUCCESS, SUCCESS),
-    ),
-    "ignore_errors": Case(
-        f"{PLAY}  tasks: [{{fail: {{msg: worn out}}, ignore_errors: true}}]\n",
-        (SUCCESS, SUCCESS, SUCCESS),
-    ),
-    "a loop item fails": Case(
-        f"{PLAY}  tasks: [{{command: 'test {{{{ item }}}} != {{{{ inventory_hostname }}}}', loop: [h1, h4]}}]\n",
-        (failed("item h1: non-zero return code 1"), SUCCESS, SUCCESS),
-    ),
-    "any_errors_fatal": Case(
-        f"{PLAY}  any_errors_fatal: true\n  tasks: [{H1_FAILS}, {{debug: }}]\n",
-        (failed("worn out"), STOPPED, STOPPED),
-    ),
-    "max_fail_percentage": Case(
-        f"{PLAY}  max_fail_percentage: 10\n  tasks: [{H1_FAILS}, {{debug: }}]\n",
-        (failed("worn out"), STOPPED, STOPPED),
-    ),
-    "serial, and the first batch fails": Case(
-        f"{PLAY}  serial: 1\n  tasks: [{H1_FAILS}]\n",
-        (failed("worn out"), NEVER_REACHED, NEVER_REACHED),
-    ),
-    "an earlier play breaks off": Case(
-        f"{PLAY}  tasks: [{{debug: }}]\n{PLAY}  serial: 1\n  tasks: [{H1_FAILS}]\n",
-        (failed("worn out"), NEVER_REACHED, NEVER_REACHED),
-    ),
-    "run_once fails": Case(
-        f"{PLAY}  tasks: [{{fail: {{msg: worn out}}, run_once: true}}, {{debug: }}]\n",
-        (failed("worn out"), STOPPED, STOPPED),
-    ),
-    "ignore_unreachable": Case(
-        f"{PLAY}  tasks: [{{ping: , ignore_unreachable: true}}]\n",
-        (SUCCESS, SUCCESS, SUCCESS),
-        H1_IS_DOWN,
-    ),
-    "unreachable": Case(f"{PLAY}  tasks: [{{ping: }}]\n", (REFUSED_BY_SSH, SUCCESS, SUCCESS), H1_IS_DOWN),
-    "no hosts matched": Case("- hosts: nowhere\n  tasks: [{ping: }]\n", (NOT_TARGETED, NOT_TARGETED, NOT_TARGETED)),
-    "a play for some": Case(
-        "- hosts: h1\n  gather_facts: false\n  tasks: [{ping: }]\n", (SUCCESS, NOT_TARGETED, NOT_TARGETED)
-    ),
-    "clear_host_errors after a failure": Case(
-        f"{PLAY}  tasks: [{H1_FAILS}, {{meta: clear_host_errors}}]\n",
-        (SUCCESS, SUCCESS, SUCCESS),
-    ),
-    "end_host as the first task": Case(f"{PLAY}  tasks: [{{meta: end_host}}]\n", (SUCCESS, SUCCESS, SUCCESS)),
-    "strategy free does not honour any_errors_fatal": Case(
-        f"{PLAY}  strategy: free\n  any_errors_fatal: true\n  tasks: [{H1_FAILS}, {{debug: }}]\n",
-        (failed("worn out"), SUCCESS, SUCCESS),
-    ),
-}
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    def run(
+        playbook: str,
+        stop: Callable[[], StopKind | None] = lambda: None,
+        variables: Mapping[str, object] | None = None,
+        h1: Mapping[str, object] | None = None,
+        hosts: tuple[str, ...] = HOSTS,
+        path: str = "playbook.yml",
+    ) -> Ran:
+        project = tmp_path / "project"
+        project.mkdir()
+        (project / "playbook.yml").write_text(playbook)
+        shared = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+        inventory = {"all": {"hosts": {"h1": dict(h1 or {}), "h2": {}, "h3": {}}, "vars": shared}}
+        (project / "hosts.yml").write_text(yaml.safe_dump(inventory))
+        work = PlaybookWork(
+            directory=tmp_path / "private",
+            project=project,
+            playbook=path,
+            inventory=("hosts.yml",),
+            hosts=hosts,
+            extra_vars=variables or {},
+            extra_vars_files=(),
+            tags=(),
+            skip_tags=(),
+            check_mode=False,
+            task_timeout=timedelta(minutes=5),
+            mark={"RECONCILER_SLICE": f"{tmp_path}:1"},
+        )
+        lines: list[LogLine] = []
+        result = AnsibleRunner(AnsibleOptions()).prepare(work).run(lines.append, stop)
+        return Ran(result, lines, tmp_path / "private")
+
+    return run
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_truth_of_every_host(name: str, tmp_path: Path) -> None:
-    case = CASES[name]
-    result = Project(tmp_path, case.inventory).run(case.playbook).result
-    assert tuple((found.status, found.reason, found.message) for found in result.outcomes) == case.truth
-    assert result.error is None
+OK = ("success", None)
+FAILED = ("failed", Reason.TASK_FAILED)
+STOPPED = ("aborted", Reason.STOPPED_WITH_OTHERS)
+MISSED = ("aborted", Reason.NEVER_REACHED)
 
 
 @pytest.mark.parametrize(
-    ("playbook", "reason", "message"),
+    ("playbook", "expected"),
     [
+        pytest.param(PLAY + "  tasks: [{debug: }]\n", [OK, OK, OK], id="all well"),
         pytest.param(
-            "- hosts: all\n  tsks: []\n",
-            Reason.PLAYBOOK_BROKEN,
-            "'tsks' is not a valid attribute for a Play\nOrigin: site.yml:2:3",
-            id="syntax error",
+            PLAY + f"  tasks: [{{fail: {{msg: bad}}, {ON_H1}}}, {{debug: }}]\n", [FAILED, OK, OK], id="one fails"
+        ),
+        pytest.param(PLAY + "  tasks: [{block: [{fail: }], rescue: [{debug: }]}]\n", [OK, OK, OK], id="rescued"),
+        pytest.param(PLAY + "  tasks: [{fail: , ignore_errors: true}]\n", [OK, OK, OK], id="ignore_errors"),
+        pytest.param(
+            PLAY + f"  any_errors_fatal: true\n  tasks: [{{fail: , {ON_H1}}}, {{debug: }}]\n",
+            [FAILED, STOPPED, STOPPED],
+            id="any_errors_fatal",
         ),
         pytest.param(
-            "- hosts: all\n  tasks: [{no_such_module: {}}]\n",
-            Reason.MISSING_COLLECTION,
-            "couldn't resolve module/action 'no_such_module'.",
-            id="unknown module",
+            PLAY + f"  max_fail_percentage: 10\n  tasks: [{{fail: , {ON_H1}}}, {{debug: }}]\n",
+            [FAILED, STOPPED, STOPPED],
+            id="max_fail_percentage",
+        ),
+        pytest.param(PLAY + "  serial: 1\n  tasks: [{fail: }]\n", [FAILED, MISSED, MISSED], id="serial"),
+        pytest.param(
+            PLAY + "  tasks: [{debug: }]\n" + PLAY + "  serial: 1\n  tasks: [{fail: }]\n",
+            [FAILED, MISSED, MISSED],
+            id="serial in a second play",
+        ),
+        pytest.param(
+            PLAY + "  tasks: [{fail: , run_once: true}, {debug: }]\n", [FAILED, STOPPED, STOPPED], id="run_once"
+        ),
+        pytest.param(
+            PLAY + f"  tasks: [{{fail: , {ON_H1}}}, {{meta: clear_host_errors}}, {{debug: }}]\n",
+            [OK, OK, OK],
+            id="clear_host_errors",
+        ),
+        pytest.param(PLAY + "  tasks: [{meta: end_host}]\n", [OK, OK, OK], id="end_host"),
+        pytest.param(
+            PLAY + f"  strategy: free\n  any_errors_fatal: true\n  tasks: [{{fail: , {ON_H1}}}, {{debug: }}]\n",
+            [FAILED, OK, OK],
+            id="strategy free",
+        ),
+        pytest.param(
+            "- hosts: nobody\n  tasks: [{debug: }]\n", [("skipped", Reason.NOT_TARGETED)] * 3, id="no host matched"
+        ),
+        pytest.param(
+            "- hosts: h1\n  gather_facts: false\n  tasks: [{debug: }]\n",
+            [OK, ("skipped", Reason.NOT_TARGETED), ("skipped", Reason.NOT_TARGETED)],
+            id="some not targeted",
         ),
     ],
 )
-def test_a_broken_playbook_is_no_hosts_fault(playbook: str, reason: Reason, message: str, tmp_path: Path) -> None:
-    result = Project(tmp_path).run(playbook).result
-    assert result.error is not None
-    assert result.error.reason is reason
-    assert result.error.message.startswith(message)
-    assert str(tmp_path) not in result.error.message
-    for outcome in result.outcomes:
-        assert (outcome.status, outcome.reason) == (ChildStatus.ABORTED, reason)
-        assert outcome.message == result.error.message
+def test_every_host_gets_its_true_outcome(play: Play, playbook: str, expected: list[tuple[str, Reason | None]]) -> None:
+    ran = play(playbook)
+    assert ran.seen == expected
+    assert ran.error is None
+    assert not ran.folder.exists(), "nothing private is left"
 
 
-def test_hosts_that_the_inventory_no_longer_has(tmp_path: Path) -> None:
-    project = Project(tmp_path, hosts=("h1", "h9"))
-    result = project.run(f"{PLAY}  tasks: [{{ping: }}]\n").result
-    assert [(found.status, found.reason, found.message) for found in result.outcomes] == [
-        SUCCESS,
-        (ChildStatus.ABORTED, Reason.HOST_GONE, "the inventory no longer has this host"),
-    ]
+def test_an_unreachable_host_is_no_failed_one(play: Play) -> None:
+    ran = play(PLAY + "  tasks: [{ping: }]\n", h1=DEAD)
+    assert ran.seen == [("unreachable", Reason.CONNECTION_FAILED), OK, OK]
+    assert "Connection refused" in ran.outcomes["h1"].message
 
 
-def test_killed_from_outside_what_was_proven_stands_and_the_rest_is_unknown(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    inside = tmp_path / "inside"
+def test_ignore_unreachable_is_no_failure(play: Play) -> None:
+    assert play(PLAY + "  tasks: [{ping: , ignore_unreachable: true}]\n", h1=DEAD).seen == [OK, OK, OK]
 
-    def kill_it() -> None:
-        if inside.exists():
-            for child in psutil.Process().children():
-                if child.environ().get("RECONCILER_SLICE") == project.mark:
-                    child.send_signal(signal.SIGKILL)
 
-    hang = f"{{name: hang, shell: 'touch {inside}; sleep 300', when: inventory_hostname == 'h2'}}"
-    result = project.run(f"{PLAY}  tasks: [{H1_FAILS}, {hang}]\n", kill_it).result
-    assert tuple((found.status, found.reason, found.message) for found in result.outcomes) == (
-        failed("worn out"),
-        LOST,
-        LOST,
-    )
+def test_a_loop_says_which_item_failed(play: Play) -> None:
+    ran = play(PLAY + "  tasks: [{name: Check, command: 'test {{ item }} = a', loop: [a, b]}]\n")
+    assert ran.seen == [FAILED] * 3
+    assert ran.outcomes["h1"].message == "item b: non-zero return code 1"
+    assert ran.outcomes["h1"].task == "Check"
+    assert "failed (item=b)" in ran.log("h1")
+    assert ran.log("h1").count("TASK [Check]") == 1
+
+
+@pytest.mark.parametrize("playbook", ["- hosts: all\n  tsks: []\n", PLAY + "  tasks: [{no.such.module: }]\n"])
+def test_a_broken_playbook_is_no_hosts_fault(play: Play, playbook: str) -> None:
+    ran = play(playbook)
+    assert ran.error is not None
+    assert {status for status, _ in ran.seen} == {"aborted"}
+    assert "playbook.yml" in ran.error.message
+    assert str(ran.folder.parent) not in ran.error.message
+
+
+def test_a_host_that_left_the_inventory_is_aborted(play: Play) -> None:
+    ran = play(PLAY + "  tasks: [{debug: }]\n", hosts=("h1", "h9"))
+    assert ran.outcomes["h1"].status is ChildStatus.SUCCESS
+    assert ran.outcomes["h9"].reason is Reason.HOST_GONE
+
+
+def test_a_log_holds_its_own_lines_and_no_secrets(play: Play) -> None:
+    secret = "- hosts: all\n  gather_facts: false\n  tasks: [{command: 'echo hunter2', no_log: true}, {debug: {msg: 'I am {{ inventory_hostname }}'}}]\n"
+    ran = play(secret)
+    assert "I am h1" in ran.log("h1")
+    assert "h2" not in ran.log("h1")
+    for whose in (*HOSTS, None):
+        assert "hunter2" not in ran.log(whose)
+        assert "\x1b" not in ran.log(whose)
+
+
+def test_extra_vars_are_data_and_never_templates(play: Play) -> None:
+    ran = play(PLAY + "  tasks: [{debug: {msg: '{{ said }}'}}]\n", variables={"said": "{{ 6 * 7 }}"})
+    assert "{{ 6 * 7 }}" in ran.log("h1")
+    assert "42" not in ran.log("h1")
+
+
+def test_the_environment_of_the_daemon_is_not_handed_on(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
+    ran = play(PLAY + "  tasks: [{command: env, register: e}, {debug: {var: e.stdout}}]\n")
+    assert "RECONCILER_SLICE" in ran.log("h1")
+    assert "DATABASE_PASSWORD" not in ran.log("h1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (StopKind.DEADLINE, [("failed", Reason.DEADLINE_EXCEEDED), ("aborted", Reason.DEADLINE_EXCEEDED)]),
+        (StopKind.CANCEL, [("cancelled", Reason.CANCELLED), ("cancelled", Reason.CANCELLED)]),
+    ],
+)
+def test_being_stopped_ends_every_process_and_what_was_final_stands(
+    play: Play, tmp_path: Path, kind: StopKind, expected: list[tuple[str, Reason]]
+) -> None:
+    tasks = f"  tasks: [{{fail: , when: inventory_hostname == 'h3'}}, {{name: Hang, command: sleep 500, {ON_H1}}}]\n"
+    limit = time.monotonic() + 60
+
+    def stop() -> StopKind | None:
+        hanging = any("sleep" in " ".join(process.cmdline()) for process in marked(f"{tmp_path}:1"))
+        return kind if hanging or time.monotonic() > limit else None
+
+    ran = play(PLAY + tasks, stop=stop)
+    assert ran.seen == [*expected, FAILED]
+    assert ran.outcomes["h1"].task == "Hang"
+    assert marked(f"{tmp_path}:1") == ()
+
+
+def test_a_playbook_outside_the_source_is_refused(play: Play) -> None:
+    with pytest.raises(Refused) as refused:
+        play(PLAY, path="../elsewhere.yml")
+    assert refused.value.reason is Reason.PATH_OUTSIDE_SOURCE
+
+
+def test_a_missing_ansible_playbook_is_said_before_anything_runs() -> None:
+    with pytest.raises(Unavailable, match="nowhere"):
+        find_ansible_playbook(AnsibleOptions(ansible_playbook="/nowhere/ansible-playbook"))

@@ -103,7 +103,9 @@ def _details(kind: str, data: Mapping[str, Any]) -> Iterator[str]:
     if failed and "results" in result and kind == "runner_on_failed":
         yield from str(result.get("msg", "")).splitlines()
         return
-    shown = ("msg", "stdout", "stderr") if failed or data.get("task_action", "").endswith("debug") else ()
+    shown: tuple[str, ...] = ("msg", "stdout", "stderr") if failed else ()
+    if str(data.get("task_action", "")).endswith("debug"):
+        shown = tuple(name for name in result if not name.startswith("_") and name not in ("changed", "failed"))
     if failed and "rc" in result:
         yield f"rc: {result['rc']}"
     for name in shown:

@@ -1,7 +1,17 @@
 """The companion: tells, from inside ansible-playbook, what events and stats leave out.
 
-It appends JSON lines to the file named by RECONCILER_COMPANION. Ansible's private attributes are read here and nowhere
-else. Nothing it does may break a playbook: what goes wrong is written down as a line of its own.
+It appends JSON lines to the file named by RECONCILER_COMPANION; RECONCILER_COMPANION_HOSTS names the file with the
+hosts of the slice, one a line. Ansible's private attributes are read here and nowhere else. Nothing it does may break a
+playbook: what goes wrong is written down as a line of its own.
+
+    {"kind": "playbook", "plays": [{"play", "name", "targeted": [...] or null}], "gone": [...]}
+    {"kind": "play", "play", "name", "planned": [...]}                one for each batch of each play
+    {"kind": "held", "at", "host", "failed": [...], "unreachable": [...]}     after each failure of a host
+    {"kind": "end", "at", "plays": as above, "failed": [...], "unreachable": [...]}
+    {"kind": "error", "of", "message"}
+
+`targeted` are our hosts in a play's pattern, null while a template that can't be read yet decides it. `failed` and
+`unreachable` are the hosts that the task queue manager has given up.
 """
 
 from __future__ import annotations
@@ -9,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 
 from ansible.plugins.callback import CallbackBase
 
@@ -30,6 +41,8 @@ class CallbackModule(CallbackBase):
         super().__init__(*args, **kwargs)
         self._path = os.environ.get("RECONCILER_COMPANION")
         self._hosts = frozenset()
+        self._manager = None
+        self._playbook = None
         if self._path is None:
             self.disabled = True
             return
@@ -38,55 +51,93 @@ class CallbackModule(CallbackBase):
 
     def _tell(self, kind, facts):
         try:
-            line = json.dumps({"kind": kind, **facts()})
-        except Exception as error:  # whatever Ansible has changed inside, the playbook goes on
-            line = json.dumps({"kind": "error", "of": kind, "message": repr(error)})
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            try:
+                line = {"kind": kind, **facts()}
+            except Exception as error:  # whatever Ansible has changed inside, the playbook goes on
+                line = {"kind": "error", "of": kind, "message": repr(error)}
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except Exception as error:
+            self._display.warning(f"the report to reconciler could not be written: {error!r}")
 
+    # -- what Ansible calls ------------------------------------------------------------------------------------------
     def v2_playbook_on_start(self, playbook):
-        self._tell("playbook", lambda: self._playbook(playbook))
+        self._playbook = playbook
+        self._tell("playbook", lambda: {"plays": self._targets(), "gone": self._gone()})
 
     def v2_playbook_on_play_start(self, play):
-        self._tell("play", lambda: self._plans(play))
+        self._tell("play", lambda: {**_name(play), "planned": self._ours(self._inventory().get_hosts(play.hosts))})
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
-        self._tell("held", self._held)
+        self._tell("held", lambda: {"host": _host(result), **self._held()})
 
     def v2_runner_on_unreachable(self, result):
-        self._tell("held", self._held)
+        self._tell("held", lambda: {"host": _host(result), **self._held()})
 
     def v2_playbook_on_stats(self, stats):
-        self._tell("end", self._held)
+        self._tell("end", lambda: {"plays": self._targets(), **self._held()})
 
-    def _playbook(self, playbook):
-        plays = playbook.get_plays()
-        known = set(self._inventory(plays[0])._inventory.hosts) if plays else set()
-        return {"plays": [self._targets(play) for play in plays], "gone": sorted(self._hosts - known)}
+    # -- what is told ------------------------------------------------------------------------------------------------
+    def _targets(self):
+        return [{**_name(play), "targeted": self._targeted(play)} for play in self._playbook.get_plays()]
 
-    def _targets(self, play):
-        """Our hosts in its pattern; None while a template decides what the pattern is."""
-        patterns = [play.hosts] if isinstance(play.hosts, str) else play.hosts
-        templated = any("{{" in str(pattern) for pattern in patterns)
-        targeted = None if templated else self._ours(self._inventory(play).get_hosts(play.hosts))
-        return {"play": str(play._uuid), "targeted": targeted}
+    def _targeted(self, play):
+        """Without the restriction to a batch, which at the end is still that of the last one."""
+        pattern = self._pattern(play)
+        return None if pattern is None else self._ours(self._inventory().get_hosts(pattern, ignore_restrictions=True))
 
-    def _plans(self, play):
-        """Our hosts in the batch that begins."""
-        return {"play": str(play._uuid), "planned": self._ours(self._inventory(play).get_hosts(play.hosts))}
+    def _pattern(self, play):
+        """The play's `hosts`, its templates read; None if one of them can't be read before the play starts."""
+        patterns = [play.hosts] if isinstance(play.hosts, str) else list(play.hosts)
+        if not any("{{" in str(pattern) or "{%" in str(pattern) for pattern in patterns):
+            return patterns
+        from ansible.template import Templar
 
-    def _inventory(self, play):
-        return play.get_variable_manager()._inventory
+        try:
+            variables = self._task_queue_manager().get_variable_manager().get_vars(play=play)
+            return Templar(loader=play.get_loader(), variables=variables).template(play.hosts)
+        except Exception:  # it needs a fact or a variable that is not there yet
+            return None
 
-    def _ours(self, hosts):
-        return [host.name for host in hosts if host.name in self._hosts]
+    def _gone(self):
+        return sorted(self._hosts - set(self._inventory().hosts))
 
     def _held(self):
-        """The hosts that the task queue manager, which is calling, has given up."""
-        frame = sys._getframe()
+        manager = self._task_queue_manager()
+        return {
+            "at": time.time(),
+            "failed": self._of_ours(manager._failed_hosts),
+            "unreachable": self._of_ours(manager._unreachable_hosts),
+        }
+
+    def _ours(self, hosts):
+        return self._of_ours(host.get_name() for host in hosts)
+
+    def _of_ours(self, names):
+        return sorted(self._hosts & {str(name) for name in names})
+
+    def _inventory(self):
+        return self._task_queue_manager().get_inventory()
+
+    def _task_queue_manager(self):
+        """It calls us, and is handed to no callback: so it is found among the callers."""
+        frame = sys._getframe() if self._manager is None else None
         while frame is not None:
             caller = frame.f_locals.get("self")
             if hasattr(caller, "_failed_hosts") and hasattr(caller, "_unreachable_hosts"):
-                return {"failed": sorted(caller._failed_hosts), "unreachable": sorted(caller._unreachable_hosts)}
+                self._manager = caller
+                break
             frame = frame.f_back
-        raise RuntimeError("no task queue manager is calling")
+        if self._manager is None:
+            raise RuntimeError("no task queue manager is calling")
+        return self._manager
+
+
+def _name(play):
+    """ansible-runner's own callback appends a number to a play's id for each further batch."""
+    return {"play": str(play._uuid).split("_")[0], "name": play.get_name()}
+
+
+def _host(result):
+    host = getattr(result, "host", None) or result._host
+    return host.get_name()
