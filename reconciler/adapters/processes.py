@@ -53,15 +53,15 @@ def end(processes: Iterable[psutil.Process], patience: float = PATIENCE) -> None
     One that this user may not signal (it became somebody else) is left to the end of its parents. Ended children of
     this process stay zombies: reaping them is up to whoever started them.
     """
-    waiting = [process for process in processes if _signalled(process, process.terminate)]
+    waiting = [process for process in processes if _signalled(process.terminate)]
     deadline = time.monotonic() + patience
     while (waiting := [process for process in waiting if _runs(process)]) and time.monotonic() < deadline:
         time.sleep(0.02)
-    while waiting := [process for process in waiting if _runs(process) and _signalled(process, process.kill)]:
+    while waiting := [process for process in waiting if _runs(process) and _signalled(process.kill)]:
         time.sleep(0.02)
 
 
-def _signalled(process: psutil.Process, signal: Callable[[], None]) -> bool:
+def _signalled(signal: Callable[[], None]) -> bool:
     try:
         signal()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
