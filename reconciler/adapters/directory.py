@@ -43,8 +43,12 @@ UNREADABLE = "unreadable"
 SETTLING = 0.2
 """Seconds that a file must be gone before it counts as removed: many editors save by renaming the old file away."""
 
-TRIES = 5
+TRIES = 10
 """So often a file that is being written is read, before the source counts as moving."""
+
+QUIET = 20_000_000
+"""Nanoseconds for which a file must be left alone before it is read. The kernel's times move in steps of up to 10 ms: a
+change within the step of the one before shows in no time, and half of each would be taken [measured]."""
 
 RACY = timedelta(seconds=2)
 """A file changed this shortly before it was read may change again without its times showing it (they can be coarse)."""
@@ -416,6 +420,10 @@ def _hash_file(root: Path, path: str) -> tuple[_Stamp, str] | None:
         try:
             with _open(root / path, os.O_NOFOLLOW) as opened:
                 before = _stamp(os.fstat(opened.fileno()))
+                left_alone = time.time_ns() - before[1]
+                if 0 <= left_alone < QUIET:
+                    time.sleep((QUIET - left_alone) / 1e9)
+                    continue
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
                 if _stamp(os.fstat(opened.fileno())) == before:
                     return before, digest

@@ -163,8 +163,9 @@ def match_pattern(inventory: Inventory, pattern: str) -> tuple[str, ...]:
 
     As docs.ansible.com/ansible/latest/inventory_guide/intro_patterns.html has it: names, groups and globs separated by
     `,` or `:`; `&` intersects, `!` excludes, whatever their place; `~` begins a regular expression; `[0]`, `[-1]` and
-    `[0:2]` pick from what a part matches. It differs from Ansible in one thing: a plain name that is neither host nor group is
-    not passed over with a warning, for `web:!canray` would then patch the canaries.
+    `[0:2]` pick from what a group holds. Where Ansible passes over a mistake with a warning, it is refused: a plain name that is
+    neither host nor group (`web:!canray` would patch the canaries), a subscript beyond the end, and one on a glob,
+    whose hosts are in the order in which Ansible read its files, which it tells nobody.
 
     Raises Refused (BadPattern). No pattern takes long: regular expressions that could are refused.
     """
@@ -212,6 +213,8 @@ def _matches(inventory: Inventory, part: str) -> list[str]:
         raise _bad_pattern(part, "a name must follow & or !")
     subscript = None if part[0] == "~" else _SUBSCRIPT.fullmatch(part)
     expression = subscript["of"] if subscript else part
+    if subscript and any(sign in expression for sign in "*?["):
+        raise _bad_pattern(part, "a glob has no order to count in", "name a group before the [")
     hosts = _expand(inventory, expression)
     if subscript is None or not hosts:
         return hosts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,8 +56,8 @@ def test_failing_loop_items_are_in_the_log(tmp_path: Path) -> None:
 def test_there_are_no_terminal_codes(tmp_path: Path) -> None:
     project = Project(tmp_path, hosts=("h1",))
     project.write("ansible.cfg", "[defaults]\nforce_color = true\n")
-    colourful = r"{name: paint, shell: printf '\033[31mred\033[0m' >&2; exit 1}"
-    ran = project.run(f"{PLAY}  tasks: [{colourful}]\n")
+    paint = r"printf '\033[31mred\033[0m' >&2; exit 1"
+    ran = project.run(f"{PLAY}  tasks:\n    - name: paint\n      shell: {paint}\n")
     assert "  stderr: red" in ran.log_of("h1")
     assert not [line for line in ran.lines if "\x1b" in line.text]
     assert ran.outcome("h1").message == "non-zero return code 1: red"
@@ -75,14 +75,25 @@ def test_what_no_log_hides_is_nowhere(tmp_path: Path) -> None:
 
 # -- what it is given ------------------------------------------------------------------------------------------------
 def test_extra_vars_are_data_and_never_templates(tmp_path: Path) -> None:
-    odd = {"text": "{{ 1 + 1 }}", "inner": [{"deep": "{% if true %}no{% endif %}"}], "mode": "0644", "on": "yes"}
-    project = Project(tmp_path, hosts=("h1",), extra_vars={"odd": odd, "plain": "{{ lookup('pipe', 'id') }}"})
-    show = "{debug: {msg: '{{ odd | to_json }}'}}, {debug: {msg: '{{ plain }}'}}"
-    log = project.run(f"{PLAY}  tasks: [{show}]\n").log_of("h1")
-    assert "  {{ lookup('pipe', 'id') }}" in log
-    said = re.sub(r"\s+", "", "".join(log))
-    for text in ("{{1+1}}", "{%iftrue%}no{%endif%}", "0644", "yes"):
-        assert f'"{text}"' in said
+    odd = {"text": "{{ 1 + 1 }}", "inner": [{"deep": "{% if true %}no{% endif %}"}]}
+    not_numbers = {"mode": "0644", "on": "yes", "time": "22:30", "none": "", "merge": "<<", "day": "2026-01-01"}
+    project = Project(
+        tmp_path, hosts=("h1",), extra_vars={"odd": odd, "not_numbers": not_numbers, "size": 7, "sure": True}
+    )
+    same = f"""{PLAY}  tasks:
+    - assert:
+        that:
+          - odd.text == '{{' + '{{ 1 + 1 }}' + '}}'
+          - odd.inner[0].deep == '{{' + '% if true %' + '}}no{{' + '% endif %' + '}}'
+          - {json.dumps(f"not_numbers == {not_numbers}")}
+          - size is integer
+          - sure is boolean
+    - debug: {{msg: '{{{{ odd.text }}}}'}}
+"""
+    ran = project.run(same)
+    assert ran.outcome("h1").message == ""
+    assert ran.outcome("h1").status is ChildStatus.SUCCESS
+    assert "  {{ 1 + 1 }}" in ran.log_of("h1")
 
 
 def test_a_vaulted_secret_reaches_its_task_and_nothing_else(tmp_path: Path) -> None:

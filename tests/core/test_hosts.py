@@ -134,6 +134,8 @@ def test_patterns(pattern: str, chosen: list[str]) -> None:
         ("web:!", "a name must follow"),
         ("web[0", "brackets"),
         ("web[7]", "has 3 hosts"),
+        ("web-*[0]", "no order to count in"),
+        ("!2001:db8::1,web", "no host or group"),
         ("~web-(", "not a regular expression"),
         ("~" + "a" * 300, "at most 200"),
         ("localhost", "no host or group"),

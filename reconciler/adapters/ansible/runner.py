@@ -272,22 +272,25 @@ def _write(path: Path, text: str) -> None:
 
 
 # -- extra vars as data ----------------------------------------------------------------------------------------------
+_STR = "tag:yaml.org,2002:str"
+
+
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
         return True
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("!unsafe", text, style='"')
+    # Ansible reads what is below `!unsafe` as if it were not quoted: "0644" would become 420. What YAML takes for
+    # anything but text holds no template.
+    is_text = dumper.resolve(yaml.ScalarNode, text, (True, False)) == _STR  # type: ignore[no-untyped-call]
+    return dumper.represent_scalar("!unsafe" if is_text else _STR, text, style='"')
 
 
 def _mapping(dumper: yaml.SafeDumper, mapping: dict[str, Any]) -> yaml.Node:
     if set(mapping) == {"__ansible_vault"}:
         return dumper.represent_scalar("!vault", mapping["__ansible_vault"], style="|")
-    pairs = [
-        (yaml.ScalarNode("tag:yaml.org,2002:str", key, style='"'), dumper.represent_data(value))
-        for key, value in mapping.items()
-    ]
+    pairs = [(yaml.ScalarNode(_STR, key, style='"'), dumper.represent_data(value)) for key, value in mapping.items()]
     return yaml.MappingNode("tag:yaml.org,2002:map", pairs)
 
 
@@ -296,7 +299,7 @@ _Dumper.add_representer(dict, _mapping)
 
 
 def _as_data(variables: Mapping[str, Any]) -> str:
-    """YAML in which no text is a template: Ansible takes `!unsafe` as it stands."""
+    """YAML in which no text is a template: Ansible takes `!unsafe` as it stands, once it is text."""
     return yaml.dump(_plain_data(variables), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
