@@ -1,0 +1,165 @@
+"""Values for tests, with good defaults: say only what the story is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from reconciler.core.facts import (
+    Cause,
+    CauseKind,
+    ChildStatus,
+    HostOutcome,
+    JobKey,
+    ManifestRecord,
+    Revision,
+    TaskCounts,
+)
+from reconciler.core.hosts import Host
+from reconciler.core.manifest import (
+    BatchJobSpec,
+    Problem,
+    coverage_digest,
+    spec_digest,
+    spec_from_json,
+    work_digest,
+)
+from reconciler.core.planning import slice_id
+from reconciler.core.reasons import Reason
+from reconciler.ports import NewCause, NewRun, NewSlice, NewWave, PlaybookResult, Request, RequestKind
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+JOB = JobKey("default", "patch-web")
+OTHER_JOB = JobKey("default", "patch-db")
+REVISION = Revision("dir@sha256:" + "a" * 64)
+PLAYBOOK_DIGEST = "p" * 64
+
+
+def make_spec(**fields: Any) -> BatchJobSpec:
+    """A spec by the manifest's own names: `make_spec(limit=3, stopOnFailure=True)`."""
+    return spec_from_json({"playbook": "playbooks/patch.yml", "selector": {"all": True}, **fields})
+
+
+def make_host(name: str, **fields: Any) -> Host:
+    facts = {"address": f"{name}.example", "host_key": f"{name}.example:22", "tags": frozenset({"web"}), **fields}
+    return Host(name, **facts)
+
+
+def hosts(*names: str) -> tuple[Host, ...]:
+    return tuple(make_host(name) for name in names)
+
+
+def numbered_hosts(count: int) -> tuple[Host, ...]:
+    """web-1, web-2, ..."""
+    return hosts(*(f"web-{number}" for number in range(1, count + 1)))
+
+
+def manifest_record(
+    key: JobKey = JOB,
+    spec: BatchJobSpec | None = None,
+    *,
+    generation: int = 1,
+    path: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    requested_at: str | None = None,
+    revision: Revision = REVISION,
+    seen_at: datetime = NOON,
+    rejected: Problem | None = None,
+    removed_at: datetime | None = None,
+) -> ManifestRecord:
+    spec = spec or make_spec()
+    return ManifestRecord(
+        key=key,
+        path=path or f"jobs/{key.name}.yaml",
+        document=1,
+        generation=generation,
+        spec=spec,
+        spec_digest=spec_digest(spec),
+        work_digest=work_digest(spec),
+        coverage_digest=coverage_digest(spec),
+        labels=labels or {},
+        requested_at=requested_at,
+        revision=revision,
+        seen_at=seen_at,
+        rejected=rejected,
+        removed_at=removed_at,
+    )
+
+
+def new_cause(
+    cause: str = "1",
+    *,
+    key: JobKey = JOB,
+    kind: CauseKind = CauseKind.SPEC_CHANGED,
+    message: str = "the work fields changed",
+    hosts: tuple[str, ...] = (),
+) -> NewCause:
+    return NewCause(key, kind, cause, message, hosts)
+
+
+def make_new_run(
+    cause: Cause,
+    selection: Sequence[Host],
+    *,
+    key: JobKey = JOB,
+    job_id: str | None = None,
+    handles: tuple[Cause, ...] | None = None,
+    spec: BatchJobSpec | None = None,
+    generation: int = 1,
+    revision: Revision = REVISION,
+    playbook_digest: str = PLAYBOOK_DIGEST,
+    inventory: str = "inventory/hosts.yml",
+) -> NewRun:
+    """By default it handles its own cause only, and its id is made of job and cause."""
+    spec = spec or make_spec()
+    return NewRun(
+        key=key,
+        job_id=job_id or f"batch-20261123-120000-{key.name}-{cause.kind.lower()}-{cause.key}",
+        cause=cause,
+        handles=handles if handles is not None else (cause,),
+        generation=generation,
+        work_digest=work_digest(spec),
+        coverage_digest=coverage_digest(spec),
+        playbook_digest=playbook_digest,
+        revision=revision,
+        spec=spec,
+        inventory=inventory,
+        hosts=tuple(selection),
+    )
+
+
+def make_wave(run: str, *slices: Sequence[str], number: int = 1, attempt: int = 1) -> NewWave:
+    """`make_wave(run, ["web-1", "web-2"], ["web-3"])`: one wave in two slices."""
+    parts = tuple(NewSlice(slice_id(run, number, attempt, names), tuple(names)) for names in slices)
+    return NewWave(run, number, attempt, parts)
+
+
+def outcome(host: str, status: ChildStatus = ChildStatus.SUCCESS, **fields: Any) -> HostOutcome:
+    """With counts, and with the reason and message that the status usually has."""
+    usual: dict[ChildStatus, dict[str, Any]] = {
+        ChildStatus.FAILED: {"reason": Reason.TASK_FAILED, "message": "no such package", "task": "Install nginx"},
+        ChildStatus.UNREACHABLE: {"reason": Reason.CONNECTION_FAILED, "message": "connection timed out"},
+        ChildStatus.ABORTED: {"reason": Reason.STOPPED_WITH_OTHERS, "message": "another host failed"},
+        ChildStatus.SKIPPED: {"reason": Reason.NOT_TARGETED, "message": "no play has this host"},
+        ChildStatus.CANCELLED: {"reason": Reason.CANCELLED, "message": "cancelled"},
+    }
+    facts: dict[str, Any] = {"counts": TaskCounts(ok=3, changed=1), **usual.get(status, {}), **fields}
+    return HostOutcome(host, status, **facts)
+
+
+def all_succeeded(names: Sequence[str]) -> PlaybookResult:
+    return PlaybookResult(tuple(outcome(name) for name in names))
+
+
+def make_request(
+    request_id: str = "request-1",
+    kind: RequestKind = RequestKind.CANCEL,
+    *,
+    key: JobKey = JOB,
+    run: str | None = None,
+    by: str = "kim",
+    reason: str = "",
+    at: datetime = NOON,
+) -> Request:
+    return Request(request_id, kind, key, run, by, reason, at)
