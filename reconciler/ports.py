@@ -453,6 +453,9 @@ class JobStore(SliceStore, Protocol):
 
     def events_after(self, sequence: int, limit: int = 1000) -> Sequence[StoredEvent]: ...
     def last_event(self) -> int: ...
+    def trim_events(self, keep: int, older_than: datetime) -> int:
+        """Remove events beyond the newest `keep`, or older; the newest of all stays. Returns how many went."""
+
     def revisions_in_use(self, source: str) -> frozenset[Revision]:
         """Of open runs, and of each job's latest run."""
 

@@ -164,38 +164,41 @@ def _decode(data: bytes, path: str) -> str | Unreadable:
 
 # -- text to documents -----------------------------------------------------------------------------------------------
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _CONSTANTS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
+_QUOTE = "Put it in quotes if it is meant as text."
 
 
-_QUOTED = ("'", '"', "|", ">")
+class _TooDeep(Exception):
+    """Reading ends here: whatever follows can't be told from what it is nested in."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
 
 
 class _Frame:
-    """A mapping or list that is being read. `key` is that of a mapping whose value comes next; `dropped` says that
-    this value is to be read and forgotten, since its key is refused."""
+    """A mapping or list being read.
 
-    __slots__ = ("dropped", "is_mapping", "key", "location", "node")
+    A mapping has its `key` between the key and its value. `dropped`: that value is read and forgotten, because its key
+    is refused.
+    """
 
-    def __init__(self, node: Node, location: Location, *, is_mapping: bool) -> None:
+    __slots__ = ("dropped", "key", "node")
+
+    def __init__(self, node: Node) -> None:
         self.node = node
-        self.location = location
-        self.is_mapping = is_mapping
         self.key: str | None = None
         self.dropped = False
 
-    @property
-    def wants_key(self) -> bool:
-        return self.is_mapping and self.key is None
-
 
 class _Reader:
-    """Reads the events of one text; the problems found on the way belong to the document being read."""
+    """Reads the events of one text. The problems found on the way are those of the document being read."""
 
     def __init__(self, text: str, path: str, vaulted: tuple[Location, ...]) -> None:
         self._text = text
@@ -209,25 +212,17 @@ class _Reader:
         found: list[Document] = []
         parser = yaml.CSafeLoader(self._text)
         try:
-            while True:
-                event = parser.get_event()
-                match event:
-                    case yaml.DocumentStartEvent():
-                        self._number = len(found) + 1
-                        self._problems = []
-                        root = self._read_root(parser)
-                        if root is not None:
-                            found.append(Document(self._number, root, tuple(self._problems)))
-                    case yaml.StreamEndEvent():
-                        break
-                    case _:
-                        pass
+            while not isinstance(event := parser.get_event(), yaml.StreamEndEvent):
+                if isinstance(event, yaml.DocumentStartEvent):
+                    self._number = len(found) + 1
+                    self._problems = []
+                    root = self._read_root(parser)
+                    if root is not None:
+                        found.append(Document(self._number, root, tuple(self._problems)))
         except _TooDeep as error:
             return Unreadable(error.problem)
         except yaml.MarkedYAMLError as error:
             return Unreadable(self._explain(error))
-        except yaml.YAMLError as error:
-            return Unreadable(self._problem(_START, f"this is not YAML: {error}", ""))
         finally:
             parser.dispose()
         if not found:
@@ -237,146 +232,200 @@ class _Reader:
         return tuple(found)
 
     def _read_root(self, parser: yaml.CSafeLoader) -> Node | None:
-        """One document, up to its end; None if it is empty."""
-        root: Node | None = None
+        """The node at the top of the document that begins here; None if the document is empty."""
         self._frames = []
-        while True:
+        root: Node | None = None
+        event = parser.get_event()
+        empty = _is_nothing(event)
+        while not isinstance(event, yaml.DocumentEndEvent):
+            node = self._read(event)
+            if node is not None and not self._frames:
+                root = node
+            elif node is not None:
+                self._put(node)
             event = parser.get_event()
-            place = _place_of(event)
-            match event:
-                case yaml.DocumentEndEvent():
-                    empty = root is None or (root.value is None and not self._problems)
-                    return None if empty else root
-                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                    self._frames.pop()
-                case yaml.AliasEvent():
-                    hint = "Write the value out: an alias hides what is in a manifest."
-                    self._note(place, f"aliases (*{event.anchor}) are not allowed", hint)
-                    self._put(place, Node(place, None))
-                case yaml.ScalarEvent():
-                    self._check_anchor(event, place)
-                    if self._frames and self._frames[-1].wants_key:
-                        self._open_key(event, place)
-                    else:
-                        node = Node(place, self._scalar(event, place))
-                        root = root or node
-                        self._put(place, node)
-                case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
-                    self._check_anchor(event, place)
-                    is_mapping = isinstance(event, yaml.MappingStartEvent)
-                    if event.tag is not None and not event.implicit:
-                        self._note(place, f"the tag {event.tag} is not allowed", "Remove it.")
-                    if len(self._frames) >= MAX_DEPTH:
-                        raise _TooDeep(
-                            self._problem(place, f"nested more than {MAX_DEPTH} deep", "Is this a manifest?")
-                        )
-                    node = Node(place, {} if is_mapping else [])
-                    root = root or node
-                    if self._frames and self._frames[-1].wants_key:
-                        self._note(place, "a key must be plain text", "Give lists and maps as values.")
-                        self._frames[-1].key, self._frames[-1].dropped = "", True
-                    location = self._location()
-                    self._put(place, node)
-                    self._frames.append(_Frame(node, location, is_mapping=is_mapping))
-                case _:
-                    pass
+        return None if empty else root
 
-    def _check_anchor(self, event: Any, place: Place) -> None:
-        if event.anchor is not None:
-            self._note(place, f"anchors (&{event.anchor}) are not allowed", "Write the value out where it is used.")
+    def _read(self, event: Any) -> Node | None:
+        """The node that this event completes; None: it only begins one."""
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event)
+        if isinstance(event, yaml.CollectionEndEvent):
+            return self._frames.pop().node
+        place = _place(event)
+        if isinstance(event, yaml.AliasEvent):
+            self._report(place, "an alias (*) is not allowed", "Write the value out where it is used.")
+            return Node(place, None)
+        if len(self._frames) == MAX_DEPTH:
+            raise _TooDeep(self._problem(place, f"nested more than {MAX_DEPTH} levels deep", "Make it flatter."))
+        self._refuse_properties(event, place)
+        self._frames.append(_Frame(Node(place, {} if isinstance(event, yaml.MappingStartEvent) else [])))
+        return None
 
-    def _open_key(self, event: yaml.ScalarEvent, place: Place) -> None:
-        frame = self._frames[-1]
-        key = event.value
-        frame.key, frame.dropped = key, True
-        if key == "<<" and event.style not in _QUOTED:
-            self._note(place, "merge keys (<<) are not allowed", "Write the fields out.")
-        elif key in frame.node.keys:
-            first = frame.node.keys[key]
-            self._note(place, f"the key {key} is given twice; first in line {first.line}", "Remove one of the two.")
-        else:
-            frame.dropped = False
-            frame.node.keys[key] = place
-
-    def _put(self, place: Place, node: Node) -> None:
-        """Into the mapping or list that is being read."""
-        if not self._frames:
-            return
-        frame = self._frames[-1]
-        if not frame.is_mapping:
-            frame.node.children[len(frame.node.value)] = node
-            frame.node.value.append(node.value)
-            return
-        if frame.key is None:  # an alias in the place of a key, which is noted already
-            frame.key, frame.dropped = "", True
-            return
-        if not frame.dropped:
-            frame.node.children[frame.key] = node
-            frame.node.value[frame.key] = node.value
-        frame.key, frame.dropped = None, False
-
-    def _location(self) -> Location:
-        """Of the value that comes next."""
-        if not self._frames:
-            return ()
-        frame = self._frames[-1]
-        return (*frame.location, len(frame.node.value) if frame.key is None else frame.key)
-
-    def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Any:
+    def _scalar(self, event: yaml.ScalarEvent) -> Node:
+        place = _place(event)
         text: str = event.value
-        if event.tag is not None and event.tag != "!":
-            if event.tag == "!vault" and self._may_be_vaulted():
-                return {VAULT_KEY: text}
-            hint = "`!vault` is understood in spec.extraVars only." if event.tag == "!vault" else "Remove it."
-            self._note(place, f"the tag {event.tag} is not allowed here", hint)
-            return text
-        if event.style in _QUOTED:
-            return text
+        if event.tag == "!vault" and self._vault_is_allowed():
+            return Node(place, {VAULT_KEY: text})
+        self._refuse_properties(event, place)
+        if "\0" in text:
+            self._report(place, "the text has a NUL character", "Remove the \\0.")
+            return Node(place, None)
+        if not event.implicit[0]:
+            return Node(place, text)
         if text in _CONSTANTS:
-            return _CONSTANTS[text]
-        if _INTEGER.fullmatch(text) and len(text) <= 4000:
-            return int(text)
+            return Node(place, _CONSTANTS[text])
+        if _INTEGER.fullmatch(text):
+            if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+                self._report(place, "the number does not fit in 64 bits", _QUOTE)
+                return Node(place, None)
+            return Node(place, int(text))
+        if _NOT_FINITE.fullmatch(text) or (_FLOAT.fullmatch(text) and not math.isfinite(float(text))):
+            self._report(place, "the number is not finite", _QUOTE)
+            return Node(place, None)
         if _FLOAT.fullmatch(text):
-            number = float(text)
-            if math.isfinite(number):
-                return number
-        if _NOT_FINITE.fullmatch(text):
-            self._note(place, f"{text} is no number that a manifest can hold", "Put it in quotes if it is text.")
-        return text
+            return Node(place, float(text))
+        return Node(place, text)
 
-    def _may_be_vaulted(self) -> bool:
-        location = self._location()
-        return any(location[: len(below)] == below and len(location) > len(below) for below in self._vaulted)
+    def _put(self, node: Node) -> None:
+        """Into the mapping or list that is being read."""
+        frame = self._frames[-1]
+        parent = frame.node
+        if isinstance(parent.value, list):
+            parent.children[len(parent.value)] = node
+            parent.value.append(node.value)
+        elif frame.dropped:
+            frame.dropped = False
+        elif frame.key is None:
+            self._take_key(frame, node)
+        else:
+            parent.children[frame.key] = node
+            parent.value[frame.key] = node.value
+            frame.key = None
+
+    def _take_key(self, frame: _Frame, node: Node) -> None:
+        key = node.value
+        if not isinstance(key, str):
+            self._report(node.place, "a key must be text", "Put the key in quotes.")
+            frame.dropped = True
+        elif key == "<<":
+            self._report(node.place, "a merge key (<<) is not allowed", "Write the keys out where they are used.")
+            frame.dropped = True
+        elif key in frame.node.keys:
+            self._report(
+                node.place,
+                f"{shown(key)} is given twice",
+                f"It stands on line {frame.node.keys[key].line} already: remove one of the two.",
+            )
+            frame.dropped = True
+        else:
+            frame.node.keys[key] = node.place
+            frame.key = key
+
+    def _vault_is_allowed(self) -> bool:
+        here: list[str | int] = []
+        for frame in self._frames:
+            if isinstance(frame.node.value, list):
+                here.append(len(frame.node.value))
+            elif frame.key is not None:
+                here.append(frame.key)
+            else:
+                return False
+        return any(len(here) > len(above) and tuple(here[: len(above)]) == above for above in self._vaulted)
+
+    def _refuse_properties(self, event: Any, place: Place) -> None:
+        if event.anchor is not None:
+            self._report(place, "an anchor (&) is not allowed", "Write the value out where it is used.")
+        tag: str | None = getattr(event, "tag", None)
+        if tag == "!vault":
+            where = " or ".join(".".join(map(str, above)) for above in self._vaulted) or "other files"
+            self._report(place, "!vault is not allowed here", f"It can stand before a text in {where}.")
+        elif tag is not None:
+            self._report(place, f"the tag {shown(tag)} is not allowed", "Write a plain value; quotes make it text.")
+
+    def _report(self, place: Place, message: str, hint: str) -> None:
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems.append(self._problem(place, message, hint))
 
     def _problem(self, place: Place, message: str, hint: str) -> Problem:
         return Problem(self._path, self._number, place.line, place.column, message, hint)
 
-    def _note(self, place: Place, message: str, hint: str) -> None:
-        if len(self._problems) < MAX_PROBLEMS:
-            self._problems.append(self._problem(place, message, hint))
-
+    # -- what the parser says, in plain words
     def _explain(self, error: yaml.MarkedYAMLError) -> Problem:
-        """The parser's complaint in plain words."""
+        conflict = re.search(r"^<{7}(?: |$)", self._text, re.MULTILINE)
+        if conflict:
+            line = self._text.count("\n", 0, conflict.start()) + 1
+            return self._problem(Place(line, 1), "a merge conflict is left in the file", "Resolve it and commit again.")
+        said = error.problem or "the text breaks off"
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark is not None else _START
-        said = error.problem or "it can't be read"
-        if "\\t" in said or self._line(place).lstrip(" ").startswith("\t"):
-            return self._problem(place, "a tab is used for indentation", "YAML is indented with spaces only.")
-        hint = "Look at this line and the one before: indentation, a missing ':' or a quote that is not closed."
-        return self._problem(place, f"this is not YAML: {said}", hint)
-
-    def _line(self, place: Place) -> str:
-        lines = self._text.split("\n")
-        return lines[place.line - 1] if place.line <= len(lines) else ""
-
-
-def _place_of(event: Any) -> Place:
-    return Place(event.start_mark.line + 1, event.start_mark.column + 1)
+        indent = re.match(r"[ \t]*", [*_BREAK.split(self._text), ""][place.line - 1])
+        if indent and "\t" in indent[0] and place.column <= len(indent[0]) + 1:
+            column = indent[0].index("\t") + 1
+            return self._problem(Place(place.line, column), "a tab is used to indent", "YAML indents with spaces only.")
+        if said == "found unexpected end of stream" and error.context_mark is not None:
+            # The end of the file is no help: the quote stands where the trouble began.
+            place = Place(error.context_mark.line + 1, error.context_mark.column + 1)
+        for words, message, hint in _PLAIN_WORDS:
+            if words in said:
+                return self._problem(place, message, hint)
+        return self._problem(place, f"this is not YAML: {said}", "Look at the indentation and the quotes around here.")
 
 
-class _TooDeep(Exception):
-    """Nested deeper than anything a person writes."""
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_PLAIN_WORDS = (
+    (
+        "mapping values are not allowed",
+        "a ':' stands where no key can be",
+        "Keys of one mapping begin in the same column; a text with ': ' in it needs quotes.",
+    ),
+    (
+        "did not find expected key",
+        "this does not fit what stands above",
+        "Keys of one mapping begin in the same column; nothing follows a closing quote or bracket.",
+    ),
+    (
+        "did not find expected '-' indicator",
+        "this does not fit the list above",
+        "Items of one list begin with '-' in the same column.",
+    ),
+    ("could not find expected ':'", "a key without ':'", "Write `key: value`, with a space after the colon."),
+    ("found unexpected end of stream", "a quote is opened here and never closed", "Close it."),
+    ("did not find expected ',' or ']'", "a '[' is not closed", "Close the list with ']', with ',' between its items."),
+    ("did not find expected ',' or '}'", "a '{' is not closed", "Close it with '}', with ',' between the keys."),
+    (
+        "did not find expected node content",
+        "a value is missing or a bracket too much",
+        "Look at the brackets before it.",
+    ),
+    ("cannot start any token", "a value can't begin with this character", "Put the value in quotes."),
+    (
+        "unknown escape character",
+        "this escape (\\) does not exist",
+        "Use single quotes, or write \\\\ for a backslash.",
+    ),
+    ("expected <document start>", "something follows the end of the document", "Documents are separated by `---`."),
+    ("undefined tag handle", "the tag is not known", "Write a plain value; quotes make it text."),
+    ("incompatible YAML document", "the file asks for another version of YAML", "Remove the %YAML line."),
+)
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.message)
-        self.problem = problem
+
+def shown(text: str) -> str:
+    """A text from a file as messages quote it: on one line, safe for a terminal, not longer than helps."""
+    short = text if len(text) <= 60 else f"{text[:57]}..."
+    return f'"{"".join(char if char.isprintable() else repr(char)[1:-1] for char in short)}"'
+
+
+def _place(event: Any) -> Place:
+    mark = event.start_mark
+    return Place(mark.line + 1, mark.column + 1)
+
+
+def _is_nothing(event: Any) -> bool:
+    return (
+        isinstance(event, yaml.ScalarEvent)
+        and event.value == ""
+        and bool(event.implicit[0])
+        and event.anchor is None
+        and event.tag is None
+    )

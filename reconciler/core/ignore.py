@@ -81,7 +81,7 @@ def _token(token: str) -> str:
             return "[^/]"
     if token.startswith("*"):
         return "[^/]*"
-    if token.startswith("[") and len(token) > len("[]"):
+    if token.startswith("[") and len(token) > 1:
         inside = token[1:-1].replace("\\", "\\\\")
         return f"[^/{inside[1:]}]" if inside[0] in "!^" else f"[{inside}]"
     return re.escape(token.removeprefix("\\") or token)

@@ -26,16 +26,16 @@ from pydantic import (
     Field,
     PlainSerializer,
     Strict,
-    StringConstraints,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
-from reconciler.core.documents import Problem
+from reconciler.core.documents import Problem, shown
 
 __all__ = [
     "API_VERSION",
@@ -204,11 +204,15 @@ def _as_set(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _as_list(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+    if isinstance(value, list | tuple):
+        return value
+    if isinstance(value, str):
+        return (value,)
+    raise _wrong("must be a path or a list of paths", "For example: inventory/hosts.yml")
 
 
 Name = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_plain)]
+Text = Annotated[str, AfterValidator(_check_plain), WithJsonSchema({"type": "string", "minLength": 1})]
 Tags = Annotated[tuple[Text, ...], AfterValidator(_as_set)]
 TaskTags = Annotated[tuple[Annotated[Text, AfterValidator(_check_task_tag)], ...], AfterValidator(_as_set)]
 _PATH_SCHEMA = {"type": "string", "minLength": 1, "pattern": r"^(?![-/~])(?!(.*/)?\.\.(/|$))[^$\\\x00-\x1f]+$"}
@@ -219,8 +223,6 @@ InventoryPath = Annotated[
 
 
 # -- values of extraVars ---------------------------------------------------------------------------------------------
-
-
 def _check_variable_name(name: str) -> str:
     if name.startswith("ansible_"):
         raise _wrong(
@@ -298,6 +300,8 @@ class _Value(BaseModel):
 class Selector(_Value):
     """Which hosts: every given criterion must hold, and at least one is needed."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
     tags: Tags = Field((), description="Hosts that carry all of these tags.", examples=[["web", "production"]])
     any_tags: Tags = Field((), description="Hosts that carry at least one of these tags.", examples=[["eu", "us"]])
     not_tags: Tags = Field((), description="Hosts that carry none of these tags.", examples=[["canary"]])
@@ -320,7 +324,7 @@ class Selector(_Value):
         seen: set[str] = set()
         for index, host in enumerate(hosts):
             if host in seen:
-                raise _wrong(f"names {host!r} twice", "A host runs once per run: remove one of them.", (index,))
+                raise _wrong(f"names {shown(host)} twice", "A host runs once per run: remove one of them.", (index,))
             seen.add(host)
         return hosts
 
@@ -492,6 +496,17 @@ class Metadata(_Value):
         examples=[{REQUESTED_AT: "2026-11-23T10:00:00Z"}],
     )
 
+    @field_validator("annotations")
+    @classmethod
+    def _ours_are_known(cls, annotations: Mapping[str, str]) -> Mapping[str, str]:
+        # A misspelt one of ours would ask for nothing, silently.
+        for key, value in annotations.items():
+            if key.startswith("reconciler/") and key != REQUESTED_AT:
+                raise _wrong("is no annotation of reconciler", f"Did you mean {REQUESTED_AT}?", (key,))
+            if key == REQUESTED_AT and not value.strip():
+                raise _wrong("is empty", "Give it any new value, such as the time; or remove it.", (key,))
+        return annotations
+
 
 class BatchJob(_Value):
     """An Ansible playbook to run on selected hosts, in bounded waves."""
@@ -507,12 +522,22 @@ class BatchJob(_Value):
         return self.metadata.annotations.get(REQUESTED_AT)
 
 
+class _SchemaForPeople(GenerateJsonSchema):
+    """Defaults as they are written in a manifest, and no titles made of field names, which say nothing."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
 def manifest_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) that editors check a manifest with."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:reconciler:batchjob:v1",
-        **BatchJob.model_json_schema(by_alias=True),
+        **BatchJob.model_json_schema(by_alias=True, schema_generator=_SchemaForPeople),
         "title": KIND,
     }
 

@@ -4,45 +4,56 @@ from __future__ import annotations
 
 import difflib
 import re
-import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from reconciler.core.documents import MAX_PROBLEMS, Document, Location, Place, Problem, Unreadable, read_documents
+from reconciler.core.documents import (
+    MAX_PROBLEMS,
+    Document,
+    Location,
+    Place,
+    Problem,
+    Unreadable,
+    read_documents,
+    shown,
+)
 from reconciler.core.manifest import API_VERSION, DEFAULT_MAX_LIMIT, KIND, BatchJob
 
 _VAULTED: tuple[Location, ...] = (("spec", "extraVars"),)
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
-_LATER = {
-    "retry": "Retries come with a later version.",
-    "run": "A deadline for the whole run comes with a later version.",
-    "waves": "Waves of different sizes come with a later version; use `limit`.",
-    "maxFailures": "Failure budgets come with a later version; use `stopOnFailure`.",
-    "spread": "Spreading waves comes with a later version.",
-    "before": "Steps before and after come with a later version.",
-    "after": "Steps before and after come with a later version.",
-    "schedule": "Schedules come with a later version.",
-    "notBefore": "Schedules come with a later version.",
-    "window": "Maintenance windows come with a later version.",
-    "approval": "Approvals come with a later version.",
-    "health": "Health checks come with a later version.",
-    "onFailure": "Rollback comes with a later version.",
-    "notify": "Notifications come with a later version.",
-    "template": "Templates come with a later version.",
-    "dependsOn": "Dependencies come with a later version.",
-    "driftDetection": "Drift detection comes with a later version.",
-    "priority": "Priorities come with a later version.",
-    "credentials": "Credentials per job come with a later version; see the setting [ansible].",
+_LATER: dict[Location, str] = {
+    ("spec", "timeouts", "run"): "A deadline for the whole run comes with a later version.",
+    ("spec", "retry"): "Retries come with a later version.",
+    ("spec", "waves"): "Waves of different sizes come with a later version; use `limit`.",
+    ("spec", "maxFailures"): "Failure budgets come with a later version; use `stopOnFailure`.",
+    ("spec", "spread"): "Spreading waves comes with a later version.",
+    ("spec", "before"): "Steps before and after come with a later version.",
+    ("spec", "after"): "Steps before and after come with a later version.",
+    ("spec", "schedule"): "Schedules come with a later version.",
+    ("spec", "notBefore"): "Schedules come with a later version.",
+    ("spec", "window"): "Maintenance windows come with a later version.",
+    ("spec", "approval"): "Approvals come with a later version.",
+    ("spec", "health"): "Health checks come with a later version.",
+    ("spec", "onFailure"): "Rollback comes with a later version.",
+    ("spec", "notify"): "Notifications come with a later version.",
+    ("spec", "template"): "Templates come with a later version.",
+    ("spec", "dependsOn"): "Dependencies come with a later version.",
+    ("spec", "driftDetection"): "Drift detection comes with a later version.",
+    ("spec", "priority"): "Priorities come with a later version.",
+    ("spec", "credentials"): "Credentials per job come with a later version; see the setting [ansible].",
 }
 """Fields that are reserved: what is not enforced yet is not accepted."""
+
+_ENOUGH = 50 * MAX_PROBLEMS
+"""Findings that are put in the order of the file before all but the first are left out. A megabyte of mistakes has a
+hundred thousand, and explaining each takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,7 @@ def _parse(document: Document, path: str, max_limit: int) -> Parsed | Rejected:
                 document.value, by_alias=True, by_name=False, context={"max_limit": max_limit}
             )
         except ValidationError as error:
-            problems = [_problem(document, path, details) for details in error.errors(include_url=False)]
+            problems = [_problem(document, path, details) for details in error.errors(include_url=False)[:_ENOUGH]]
         else:
             return Parsed(path, document.number, job, document.root.place.line)
     problems.sort(key=lambda problem: (problem.line, problem.column))
@@ -123,7 +134,8 @@ def _foreign(document: Document, path: str) -> Problem | None:
             return problem(document.root.place, f"{field} is missing", f"Write `{field}: {expected}`.")
         if value[field] != expected:
             place = document.place((field,))
-            return problem(place, f"{field} must be {expected}, not {value[field]}", f"Write `{field}: {expected}`.")
+            message = f"{field} must be {expected}, not {_shown(value[field])}"
+            return problem(place, message, f"Write `{field}: {expected}`.")
     return None
 
 
@@ -134,7 +146,7 @@ def _problem(document: Document, path: str, details: ErrorDetails) -> Problem:
     if details["type"] == "refused":
         location = (*location, *context["inside"])
     place = document.place(location)
-    if details["type"] in ("extra_forbidden", "invalid_key") or "[key]" in details["loc"]:
+    if details["type"] == "extra_forbidden" or "[key]" in details["loc"]:
         place = document.key_place(location)
     message, hint = _explain(details, location, context)
     return Problem(path, document.number, place.line, place.column, message, hint)
@@ -162,31 +174,38 @@ def _explain(details: ErrorDetails, location: Location, context: Mapping[str, An
             return f"{name} {details['msg']}", context["hint"]
         case "missing":
             return f"{name} is missing", _example(location)
+        case "extra_forbidden" if location in _LATER:
+            return f"{name} is not offered yet", _LATER[location]
         case "extra_forbidden":
             return f"{name} is no field of a BatchJob", _did_you_mean(location)
-        case "enum" | "literal_error":
-            allowed = ", ".join(_allowed(location)) or str(context.get("expected", ""))
+        case "enum":
+            allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ")
             return f"{name} must be one of {allowed}, not {_shown(given)}", f"Choose one of {allowed}."
-        case "int_type" | "int_parsing" | "int_from_float":
+        case "int_type":
             return f"{name} must be a whole number, not {_shown(given)}", _number_hint(given, location)
-        case "bool_type" | "bool_parsing":
+        case "bool_type":
             return f"{name} must be true or false, not {_shown(given)}", "Write true or false, without quotes."
         case "string_type":
             return f"{name} must be text, not {_shown(given)}", f'Put it in quotes: "{_plain(given)}".'
         case "greater_than_equal":
             return f"{name} must be at least {context['ge']}, not {given}", _example(location)
-        case "less_than_equal":
-            return f"{name} must be at most {context['le']}, not {given}", _example(location)
-        case "tuple_type" | "list_type":
+        case "tuple_type":
             return f"{name} must be a list, not {_shown(given)}", f"Write [{_plain(given)}]."
-        case "dict_type" | "mapping_type" | "model_type" | "model_attributes_type":
+        case "dict_type" | "model_type":
             return f"{name} must be a mapping, not {_shown(given)}", "Indent its fields below it."
         case _:
             return f"{name}: {details['msg']}", _example(location)
 
 
 def _name(location: Location) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    """As messages have it: `spec.selector.hosts[1]`. An odd key is quoted, so that a message stays one line."""
+    name = ""
+    for part in location:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        else:
+            name += f".{part}" if re.fullmatch(r"[A-Za-z0-9_./-]{1,80}", part) else f".{shown(part)}"
+    return name.removeprefix(".")
 
 
 def _shown(value: object) -> str:
@@ -196,7 +215,7 @@ def _shown(value: object) -> str:
         case None:
             return "nothing"
         case str():
-            return f'the text "{value}"' if len(value) <= 40 else "a text"
+            return f"the text {shown(value)}"
         case dict():
             return "a mapping"
         case list() | tuple():
@@ -206,63 +225,46 @@ def _shown(value: object) -> str:
 
 
 def _plain(value: object) -> str:
-    return "…" if isinstance(value, dict | list | tuple) or value is None else str(value)[:40]
+    text = _shown(value) if not isinstance(value, str) else value
+    return text if re.fullmatch(r"[A-Za-z0-9_./+-]{1,40}", text) else "…"
 
 
 def _number_hint(value: object, location: Location) -> str:
-    if isinstance(value, str) and value.strip().isdigit():
+    if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]{0,8}", value.strip()):
         return f"Write {value.strip()} without quotes."
     return _example(location) or "Write a number, such as 5."
 
 
-def _model_at(location: Location) -> type[BaseModel] | None:
-    model: type[BaseModel] = BatchJob
-    for part in location:
-        field = next((f for n, f in model.model_fields.items() if (f.alias or to_camel(n)) == part), None)
-        annotation = field.annotation if field is not None else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return None
-        model = annotation
-    return model
+def _fields(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[Location, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        here = (*above, field.alias or name)
+        yield here, field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, here)
 
 
-def _allowed(location: Location) -> tuple[str, ...]:
-    model = _model_at(tuple(part for part in location[:-1] if isinstance(part, str)))
-    names = [part for part in location if isinstance(part, str)]
-    if model is None or not names:
-        return ()
-    field = next((f for n, f in model.model_fields.items() if (f.alias or to_camel(n)) == names[-1]), None)
-    annotation: Any = field.annotation if field is not None else None
-    while get_origin(annotation) in (tuple, types.UnionType, Annotated):
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) is Literal:
-        return tuple(str(value) for value in get_args(annotation))
-    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
-        return tuple(member.value for member in annotation)
-    return ()
+_FIELDS = dict(_fields(BatchJob))
+"""Every field of a manifest by where it stands."""
 
 
 def _did_you_mean(location: Location) -> str:
-    field = str(location[-1]) if location else ""
-    if field in _LATER and location[:-1] in (("spec",), ("spec", "timeouts")):
-        return _LATER[field]
-    model = _model_at(location[:-1])
-    if model is None:
-        return "Remove it."
-    names = [f.alias or to_camel(n) for n, f in model.model_fields.items()]
-    folded = {name.lower(): name for name in names}
-    plain = field.replace("_", "").replace("-", "").lower()
+    *above, last = location
+    beside = [str(field[-1]) for field in _FIELDS if field[:-1] == tuple(above)]
+    folded = {name.lower(): name for name in beside}
+    plain = re.sub(r"[-_ ]", "", str(last)[:80]).lower()
+    if plain not in folded:
+        elsewhere = [_name(field) for field in _FIELDS if str(field[-1]).lower() == plain]
+        if elsewhere:
+            return f"Did you mean {' or '.join(elsewhere)}?"
     close = difflib.get_close_matches(plain, list(folded), n=1, cutoff=0.6)
-    return f"Did you mean {folded[close[0]]}?" if close else f"Its fields are: {', '.join(names)}."
+    return f"Did you mean {folded[close[0]]}?" if close else f"Its fields are: {', '.join(beside)}."
 
 
 def _example(location: Location) -> str:
-    model = _model_at(location[:-1])
-    if model is None or not location:
-        return ""
-    field = next((f for n, f in model.model_fields.items() if (f.alias or to_camel(n)) == location[-1]), None)
+    """What the field is for, and a value where one says more."""
+    field = _FIELDS.get(location)
     if field is None:
         return ""
-    said = field.description or ""
     example = field.examples[0] if field.examples else None
-    return f"{said} Example: {example}" if example is not None and not isinstance(example, dict | list) else said
+    said = field.description or ""
+    return said if example is None or isinstance(example, dict | list) else f"{said} Example: {example}"
