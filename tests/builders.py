@@ -115,7 +115,7 @@ def make_new_run(
     spec = spec or make_spec()
     return NewRun(
         key=key,
-        job_id=job_id or f"batch-20261123-120000-{key.name}-{cause.kind.lower()}-{cause.key}",
+        job_id=job_id or f"batch-20261123-120000-{key.source}-{key.name}-{cause.kind.lower()}-{cause.key}",
         cause=cause,
         handles=handles if handles is not None else (cause,),
         generation=generation,

@@ -13,7 +13,7 @@ from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.adapters.metrics import CATALOGUE, PREFIX, RUN_BUCKETS, Metric, MetricsPage, StoreCollector
-from reconciler.adapters.store import runs
+from reconciler.adapters.store import counters
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import CauseKind, ChildStatus, RunStatus
 from reconciler.core.manifest import Strategy
@@ -289,7 +289,7 @@ def test_counters_and_histograms_are_those_of_the_database(numbers: Numbers, pag
 
 
 def test_the_bounds_are_those_that_the_store_counts_by() -> None:
-    assert runs.BUCKETS == RUN_BUCKETS
+    assert counters.BUCKETS == RUN_BUCKETS
 
 
 def test_while_the_database_is_away_the_last_page_stands(numbers: Numbers, page: MetricsPage) -> None:

@@ -1,70 +1,175 @@
-"""What people look up: past runs, children, logs, and the numbers behind the metrics."""
+"""What is known of a job, in one transaction and few queries, and what people look up."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Row, Select, and_, func, select
 
-from reconciler.adapters.store.manifests import Manifests
-from reconciler.adapters.store.runs import Runs, child_of
-from reconciler.adapters.store.tables import counters, job_logs, jobs, slices
-from reconciler.core.facts import Child, JobKey, Run, SliceState
+from reconciler.adapters.store.counters import read_counters
+from reconciler.adapters.store.database import Database
+from reconciler.adapters.store.rows import (
+    CHILD,
+    OPEN_SLICE,
+    cause_of,
+    child_of,
+    maybe_reason,
+    of_job,
+    pinned_spec,
+    reason_of,
+    slice_of,
+    summary_of,
+)
+from reconciler.adapters.store.tables import causes, host_records, job_logs, jobs, manifests, slices, source_status
+from reconciler.core.facts import (
+    CauseKind,
+    Child,
+    ChildStatus,
+    HostRecord,
+    JobKey,
+    Observed,
+    Revision,
+    Run,
+    RunError,
+    RunStatus,
+    Stop,
+)
+from reconciler.core.status import JobStatus, SourceStatus
 from reconciler.ports import SpooledLine, StoredMetrics
 
+SHOWN = 5
+"""Runs in the history of a job."""
 
-class Lookups(Runs, Manifests):
-    def runs(self, key: JobKey, limit: int) -> Sequence[Run]:
-        of_job = (jobs.c.source == key.source, jobs.c.name == key.name, jobs.c.is_batch_job)
+
+class Lookups(Database):
+    def observe(self, key: JobKey) -> Observed:
+        runs = and_(of_job(jobs, key), jobs.c.is_batch_job)
         with self.read() as connection:
-            rows = connection.execute(select(jobs).where(*of_job).order_by(jobs.c.id.desc()).limit(limit)).all()
-            return tuple(self._run(connection, row) for row in rows)
+            pending = connection.execute(
+                select(causes).where(of_job(causes, key), causes.c.handled_at.is_(None)).order_by(causes.c.id)
+            ).all()
+            latest = connection.execute(_parents().where(runs).order_by(jobs.c.id.desc()).limit(SHOWN)).all()
+            succeeded = and_(runs, jobs.c.status == RunStatus.SUCCESS.value, ~jobs.c.check_mode)
+            success = connection.execute(_parents().where(succeeded).order_by(jobs.c.id.desc()).limit(1)).one_or_none()
+            records = connection.execute(
+                select(host_records.c.host, host_records.c.success_digest, host_records.c.seen_digest).where(
+                    of_job(host_records, key)
+                )
+            ).all()
+            run = _run(connection, latest[0]) if latest else None
+            counts = dict(_child_counts(connection, {row.id for row in (*latest[1:], success) if row is not None}))
+            if run is not None:
+                counts[latest[0].id] = Counter(child.status for child in run.children)
+        return Observed(
+            causes=tuple(cause_of(row) for row in pending),
+            run=run,
+            hosts={host: HostRecord(success_digest, seen) for host, success_digest, seen in records},
+            last_success=None if success is None else summary_of(success, counts[success.id]),
+            history=tuple(summary_of(row, counts[row.id]) for row in latest),
+        )
+
+    def runs(self, key: JobKey, limit: int) -> Sequence[Run]:
+        query = _parents().where(of_job(jobs, key), jobs.c.is_batch_job).order_by(jobs.c.id.desc()).limit(limit)
+        with self.read() as connection:
+            return tuple(_run(connection, row) for row in connection.execute(query).all())
 
     def run(self, job_id: str) -> tuple[JobKey, Run] | None:
+        query = _parents().where(jobs.c.job_id == job_id, jobs.c.is_batch_job)
         with self.read() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.job_id == job_id, jobs.c.is_batch_job)).one_or_none()
-            return None if row is None else (JobKey(row.source, row.name), self._run(connection, row))
+            row = connection.execute(query).one_or_none()
+            return None if row is None else (JobKey(row.source, row.name), _run(connection, row))
 
     def children(self, run: str) -> Sequence[Child]:
-        parent = select(jobs.c.id).where(jobs.c.job_id == run).scalar_subquery()
         with self.read() as connection:
-            rows = connection.execute(select(jobs).where(jobs.c.parent_job_id == parent).order_by(jobs.c.ordinal))
-            return tuple(child_of(row) for row in rows)
+            parent = connection.scalar(select(jobs.c.id).where(jobs.c.job_id == run))
+            return _children(connection, parent) if parent is not None else ()
 
     def host_history(self, host: str, since: datetime | None, limit: int) -> Sequence[tuple[JobKey, Child]]:
-        query = select(jobs).where(jobs.c.host == host, ~jobs.c.is_batch_job).order_by(jobs.c.id.desc()).limit(limit)
+        query = select(*CHILD, jobs.c.source, jobs.c.name).where(jobs.c.host == host)
         if since is not None:
             query = query.where(jobs.c.created_at >= since)
         with self.read() as connection:
-            return tuple((JobKey(row.source, row.name), child_of(row)) for row in connection.execute(query))
+            rows = connection.execute(query.order_by(jobs.c.id.desc()).limit(limit))
+            return tuple((JobKey(row.source, row.name), child_of(row)) for row in rows)
 
     def log(self, run: str, host: str | None, attempt: int | None, after: int) -> Sequence[SpooledLine]:
-        parent = select(jobs.c.id).where(jobs.c.job_id == run).scalar_subquery()
-        whose = jobs.c.job_id == run if host is None else (jobs.c.parent_job_id == parent) & (jobs.c.host == host)
-        query = (
-            select(job_logs.c.id, job_logs.c.text)
-            .join(jobs, jobs.c.id == job_logs.c.job)
-            .where(whose, job_logs.c.id > after)
-            .order_by(job_logs.c.id)
-        )
+        parent = select(jobs.c.id).where(jobs.c.job_id == run)
+        whose = parent if host is None else _one_child(parent.scalar_subquery(), host)
+        query = select(job_logs.c.id, job_logs.c.text).where(job_logs.c.id > after).order_by(job_logs.c.id)
         if attempt is not None:
             query = query.where(job_logs.c.attempt == attempt)
         with self.read() as connection:
-            return tuple(SpooledLine(row.id, host, row.text) for row in connection.execute(query))
+            job = connection.scalar(whose)
+            rows = connection.execute(query.where(job_logs.c.job == job))
+            return tuple(SpooledLine(row.id, host, row.text) for row in rows)
 
     def metrics(self) -> StoredMetrics:
+        shown = select(manifests.c.status).where(manifests.c.status.is_not(None))
         with self.read() as connection:
-            rows = connection.execute(select(counters)).all()
-            states = tuple(state.value for state in SliceState if state.open)
-            taken = connection.scalars(select(slices.c.hosts).where(slices.c.state.in_(states))).all()
-        found: defaultdict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
-        for row in rows:
-            found[row.name][tuple(row.labels.split("|"))] = row.value
+            statuses = connection.scalars(shown.order_by(manifests.c.source, manifests.c.name)).all()
+            sources = connection.scalars(select(source_status.c.status).order_by(source_status.c.source)).all()
+            counters = read_counters(connection)
+            taken = connection.scalars(select(slices.c.hosts).where(slices.c.state.in_(OPEN_SLICE))).all()
         return StoredMetrics(
-            statuses=self.statuses(),
-            sources=self.source_statuses(),
-            counters=dict(found),
+            statuses=tuple(JobStatus.model_validate(document) for document in statuses),
+            sources=tuple(SourceStatus.model_validate(document) for document in sources),
+            counters=counters,
             running=sum(len(hosts) for hosts in taken),
         )
+
+
+def _parents() -> Select[Any]:
+    return select(jobs, causes.c.key.label("cause_key")).outerjoin(causes, causes.c.id == jobs.c.cause_id)
+
+
+def _one_child(parent: Any, host: str) -> Select[tuple[int]]:
+    return select(jobs.c.id).where(jobs.c.parent_job_id == parent, jobs.c.host == host)
+
+
+def _run(connection: Connection, row: Row[Any]) -> Run:
+    """With its children in the order of selection, and its slices from the first wave on."""
+    parts = select(slices).where(slices.c.run == row.job_id)
+    parts = parts.order_by(slices.c.wave, slices.c.attempt, slices.c.created_at, slices.c.id)
+    return Run(
+        job_id=row.job_id,
+        cause=CauseKind(row.cause_kind),
+        cause_key=row.cause_key or "",
+        generation=row.generation,
+        work_digest=row.work_digest,
+        playbook_digest=row.playbook_digest,
+        revision=Revision(row.revision),
+        spec=pinned_spec(row),
+        status=RunStatus(row.status),
+        created_at=row.created_at,
+        reason=maybe_reason(row.reason),
+        message=row.message,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        stop=None if row.stop_reason is None else Stop(reason_of(row.stop_reason), row.stop_message or ""),
+        error=None
+        if row.error_reason is None
+        else RunError(reason_of(row.error_reason), row.error_message or "", row.error_hint or ""),
+        children=_children(connection, row.id),
+        slices=tuple(slice_of(part, row.job_id) for part in connection.execute(parts)),
+    )
+
+
+def _children(connection: Connection, parent: int) -> tuple[Child, ...]:
+    query = select(*CHILD).where(jobs.c.parent_job_id == parent).order_by(jobs.c.ordinal)
+    return tuple(map(child_of, connection.execute(query)))
+
+
+def _child_counts(connection: Connection, runs: set[int]) -> Mapping[int, Mapping[ChildStatus, int]]:
+    """By run; statuses with none are left out."""
+    found: defaultdict[int, dict[ChildStatus, int]] = defaultdict(dict, {run: {} for run in runs})
+    query = (
+        select(jobs.c.parent_job_id, jobs.c.status, func.count().label("number"))
+        .where(jobs.c.parent_job_id.in_(sorted(runs)))
+        .group_by(jobs.c.parent_job_id, jobs.c.status)
+    )
+    for row in connection.execute(query) if runs else ():
+        found[row.parent_job_id][ChildStatus(row.status)] = row.number
+    return found

@@ -8,31 +8,30 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.engine import make_url
 
-from reconciler.adapters.store.database import connect
-from reconciler.core.errors import Refused
+from reconciler.adapters.store.database import SCHEMAS, connect, named_failures, newer_schema, path_of
+from reconciler.core.errors import Unavailable
 from reconciler.core.reasons import Reason
 
 
 def upgrade(url: str) -> None:
-    """Make the database if there is none, and apply the migrations that it lacks. Raises Refused for one that a newer
-    version has made."""
-    path = make_url(url).database
-    if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    """Make the database if there is none (readable by its owner only), and apply the migrations that it lacks, in one
+    transaction. Raises Refused for one that a newer version has made, Unavailable for one that can't be written."""
+    path = path_of(url)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+    except OSError as error:
+        raise Unavailable(
+            Reason.STORE_UNAVAILABLE, f"can't make {path}: {error.strerror}", "see who owns its folder"
+        ) from error
     config = _config()
     engine = connect(url)
     try:
-        with engine.begin() as connection:
+        with named_failures(), engine.begin() as connection:
             now = MigrationContext.configure(connection).get_current_revision()
-            known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-            if now is not None and now not in known:
-                raise Refused(
-                    Reason.STORE_UNAVAILABLE,
-                    f"the database at {path} has schema {now}, which this version does not know",
-                    "a newer reconciler has used it: use that one, or restore a backup",
-                )
+            if now is not None and now not in SCHEMAS:
+                raise newer_schema(path, now)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     finally:
@@ -40,10 +39,12 @@ def upgrade(url: str) -> None:
 
 
 def current(url: str) -> str | None:
-    """The schema of the database; None: it has none."""
+    """The schema of the database; None: there is none, or nothing in it."""
+    if not path_of(url).exists():
+        return None
     engine = connect(url)
     try:
-        with engine.connect() as connection:
+        with named_failures(), engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
     finally:
         engine.dispose()

@@ -1,256 +1,341 @@
-"""Slices: what their processes write, each write conditional on the fence, and what is decided when one is gone."""
+"""What the process of a slice writes, each write conditional on (slice, fence), and how a slice ends."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, exists, func, or_, select, update
 
-from reconciler.adapters.store.database import Database, add_missing
-from reconciler.adapters.store.runs import OPEN_RUN, observe, remember_success
+from reconciler.adapters.store.counters import Tally
+from reconciler.adapters.store.database import Database
+from reconciler.adapters.store.rows import (
+    HELD_SLICE,
+    OPEN_SLICE,
+    pinned_spec,
+    reason_of,
+    storable,
+)
+from reconciler.adapters.store.runs import remember_success
+from reconciler.adapters.store.servers import in_parts
 from reconciler.adapters.store.tables import attempts, causes, host_locks, job_logs, jobs, requests, slices
-from reconciler.core.facts import ChildStatus, HostOutcome, JobKey, Revision, RunStatus, SliceId, SliceState, Stop
-from reconciler.core.manifest import spec_from_json
+from reconciler.adapters.store.upserts import add_missing
+from reconciler.core.facts import (
+    ChildStatus,
+    HostOutcome,
+    JobKey,
+    Revision,
+    RunError,
+    RunStatus,
+    SliceId,
+    SliceState,
+    Stop,
+)
 from reconciler.core.reasons import Reason
-from reconciler.ports import Beat, PlaybookResult, RequestKind, SliceWork, Spool, SpooledLine
+from reconciler.ports import Beat, PlaybookResult, RequestKind, SliceWork, SpooledLine
 
-HELD = (SliceState.CLAIMED.value, SliceState.STARTED.value)
+NOT_REPORTED = "the playbook ended and nothing was reported of this host"
+
+GIVEN_BACK_MOST = timedelta(minutes=5)
+"""A slice that could not start waits 1 s, 2 s, 4 s, ... and at most so long before it is started again."""
 
 
 class Slices(Database):
     def claim(self, slice_id: SliceId, fence: int, owner: str, lease: timedelta) -> SliceWork | None:
         now = self.clock.now()
+        due = or_(slices.c.not_before.is_(None), slices.c.not_before <= now)
+        free = and_(at(slice_id, fence, (SliceState.PLANNED.value,)), due, _not_told_to_stop())
+        values = {"state": SliceState.CLAIMED.value, "owner": owner, "lease_expires_at": now + lease}
         with self.write() as connection:
-            due = or_(slices.c.not_before.is_(None), slices.c.not_before <= now)
-            condition = and_(_at(slice_id, fence, SliceState.PLANNED), slices.c.stop.is_(None), due)
-            values = {"state": SliceState.CLAIMED.value, "owner": owner, "lease_expires_at": now + lease}
-            if connection.execute(update(slices).where(condition).values(values)).rowcount == 0:
+            if connection.execute(update(slices).where(free).values(values)).rowcount == 0:
                 return None
-            row, run = _slice_and_run(connection, slice_id)
+            row, run = slice_and_run(connection, slice_id)
         return SliceWork(
             slice_id=slice_id,
             fence=fence,
             key=JobKey(run.source, run.name),
             run=run.job_id,
             revision=Revision(run.revision),
-            spec=spec_from_json(run.batch_config["spec"]),
+            spec=pinned_spec(run),
             hosts=tuple(row.hosts),
             attempt=row.attempt,
         )
 
     def mark_started(self, slice_id: SliceId, fence: int) -> bool:
         now = self.clock.now()
+        claimed = and_(at(slice_id, fence, (SliceState.CLAIMED.value,)), _not_told_to_stop())
         with self.write() as connection:
-            condition = and_(_at(slice_id, fence, SliceState.CLAIMED), slices.c.stop.is_(None))
             values = {"state": SliceState.STARTED.value, "started_at": now}
-            if connection.execute(update(slices).where(condition).values(values)).rowcount == 0:
+            if connection.execute(update(slices).where(claimed).values(values)).rowcount == 0:
                 return False
-            row, run = _slice_and_run(connection, slice_id)
-            running = {"status": ChildStatus.RUNNING.value, "reason": None, "message": "", "started_at": now}
-            connection.execute(update(jobs).where(_children(row)).values(running))
+            row, run = slice_and_run(connection, slice_id)
+            ids = list(children_of(connection, row, run).values())
+            running = {"status": ChildStatus.RUNNING.value, "started_at": now}
+            of_id = [{"of_id": job} for job in ids]
             connection.execute(
-                update(attempts).where(attempts.c.slice == slice_id).values(status="running", started_at=now)
+                update(jobs).where(jobs.c.id == bindparam("of_id")).values(running | {"reason": None, "message": ""}),
+                of_id,
             )
+            this_try = and_(attempts.c.job == bindparam("of_id"), attempts.c.number == row.attempt)
+            connection.execute(update(attempts).where(this_try).values(running), of_id)
             if run.started_at is None:
-                first = {"status": RunStatus.RUNNING.value, "started_at": now}
-                connection.execute(update(jobs).where(jobs.c.id == run.id).values(first))
-                asked = connection.scalar(select(causes.c.at).where(causes.c.id == run.cause_id))
-                if asked is not None:
-                    observe(connection, self, "pickup_seconds", "", asked, now)
-            self.tell(connection, JobKey(run.source, run.name), "SliceStarted", run.job_id, text=f"wave {row.wave}")
+                self._begin_run(connection, run, now)
+            text = f"wave {row.wave}: {len(ids)} hosts"
+            self.tell(connection, JobKey(run.source, run.name), "SliceStarted", run.job_id, text=text)
         return True
+
+    def _begin_run(self, connection: Connection, run: Row[Any], now: datetime) -> None:
+        values = {"status": RunStatus.RUNNING.value, "started_at": now}
+        connection.execute(update(jobs).where(jobs.c.id == run.id).values(values))
+        asked_at = connection.scalar(select(causes.c.at).where(causes.c.id == run.cause_id))
+        if asked_at is not None:
+            tally = Tally()
+            tally.duration("pickup_seconds", since=asked_at, until=now)
+            tally.write(connection)
 
     def heartbeat(self, slice_id: SliceId, fence: int, lease: timedelta) -> Beat:
         with self.write() as connection:
-            held = and_(slices.c.id == slice_id, slices.c.fence == fence, slices.c.state.in_(HELD))
             until = self.clock.now() + lease
-            renewed = update(slices).where(held).values(lease_expires_at=until)
+            renewed = update(slices).where(at(slice_id, fence, HELD_SLICE)).values(lease_expires_at=until)
             if connection.execute(renewed).rowcount == 0:
                 return Beat.LOST
-            return Beat.CANCEL if _told_to_stop(connection, slice_id) else Beat.RENEWED
+            return Beat.RENEWED if told_to_stop(connection, slice_id) is None else Beat.CANCEL
 
     def stop_requested(self, slice_id: SliceId) -> bool:
         with self.read() as connection:
-            return _told_to_stop(connection, slice_id)
+            return told_to_stop(connection, slice_id) is not None
 
     def append_logs(self, slice_id: SliceId, fence: int, lines: Sequence[SpooledLine]) -> bool:
         with self.write() as connection:
-            row = _open(connection, slice_id, fence)
-            if row is None:
+            held = select(slices.c.id).where(at(slice_id, fence, HELD_SLICE)).with_for_update()
+            if connection.scalar(held) is None:
                 return False
-            _add_lines(connection, row, lines)
+            add_lines(connection, slice_id, lines)
         return True
 
     def finish(self, slice_id: SliceId, fence: int, result: PlaybookResult) -> bool:
         with self.write() as connection:
-            row = _open(connection, slice_id, fence)
-            if row is None:
-                return False
-            state = SliceState.CANCELLED if _told_to_stop(connection, slice_id) else SliceState.FINISHED
-            self._record(connection, row, result, state)
-        return True
+            return end_slice(self, connection, slice_id, fence, HELD_SLICE, result)
 
     def give_back(self, slice_id: SliceId, fence: int, reason: Reason, message: str) -> bool:
-        return self._back_to_planned(slice_id, fence, self.clock.now(), reason, message)
-
-    def requeue(self, slice_id: SliceId, fence: int, not_before: datetime, message: str) -> bool:
-        return self._back_to_planned(slice_id, fence, not_before, Reason.EXECUTOR_UNAVAILABLE, message)
-
-    def _back_to_planned(
-        self, slice_id: SliceId, fence: int, not_before: datetime, reason: Reason, message: str
-    ) -> bool:
         with self.write() as connection:
-            row = _open(connection, slice_id, fence)
-            if row is None or row.state == SliceState.STARTED.value:
+            held = at(slice_id, fence, (SliceState.CLAIMED.value,))
+            restarts = connection.scalar(select(slices.c.restarts).where(held))
+            if restarts is None:
                 return False
-            if row.stop is not None:
-                self._record(connection, row, _all(row, ChildStatus.CANCELLED, Reason(row.stop)), SliceState.CANCELLED)
-                return True
-            pause = timedelta(seconds=min(300, 2 ** min(row.restarts, 8)))
-            values = {
-                "state": SliceState.PLANNED.value,
-                "fence": fence + 1,
-                "restarts": row.restarts + 1,
-                "not_before": max(not_before, self.clock.now() + pause),
-                "owner": None,
-                "lease_expires_at": None,
-            }
-            connection.execute(update(slices).where(slices.c.id == slice_id).values(values))
-            connection.execute(update(host_locks).where(host_locks.c.slice == slice_id).values(fence=fence + 1))
-            why = {"reason": reason.value, "message": message}
-            connection.execute(update(jobs).where(_children(row)).values(why))
-            _, run = _slice_and_run(connection, slice_id)
-            self.tell(connection, JobKey(run.source, run.name), "SliceGivenBack", run.job_id, reason.value, message)
-        return True
-
-    def stop_slices(self, run: str, stop: Stop) -> None:
-        with self.write() as connection:
-            parent = connection.scalar(select(jobs.c.id).where(jobs.c.job_id == run))
-            for row in connection.execute(
-                select(slices).where(slices.c.run == parent, slices.c.state.in_(_OPEN))
-            ).all():
-                connection.execute(update(slices).where(slices.c.id == row.id).values(stop=stop.reason.value))
-                if row.state == SliceState.PLANNED.value:
-                    result = _all(row, ChildStatus.CANCELLED, stop.reason, stop.message)
-                    self._record(connection, row, result, SliceState.CANCELLED)
-
-    def lose(self, slice_id: SliceId, fence: int, spool: Spool | None) -> bool:
-        with self.write() as connection:
-            row = _open(connection, slice_id, fence)
-            if row is None:
-                return False
-            if spool is not None:
-                _add_lines(connection, row, spool.logs)
-            stopped = _told_to_stop(connection, slice_id)
-            if spool is not None and spool.result is not None:
-                state = SliceState.CANCELLED if stopped else SliceState.FINISHED
-                self._record(connection, row, spool.result, state)
-            elif stopped:
-                message = "told to stop; its process is gone and left no result"
-                self._record(
-                    connection, row, _all(row, ChildStatus.CANCELLED, Reason.CANCELLED, message), SliceState.CANCELLED
-                )
-            else:
-                message = "the process that ran this host vanished; nothing proves how it ended"
-                result = _all(row, ChildStatus.UNKNOWN, Reason.SLICE_LOST, message)
-                self._record(connection, row, result, SliceState.LOST)
-        return True
-
-    def _record(self, connection: Connection, row: Row[Any], result: PlaybookResult, state: SliceState) -> None:
-        """The end of a slice: outcomes, locks, counters, host records and the event, in the caller's transaction."""
-        now = self.clock.now()
-        _, run = _slice_and_run(connection, SliceId(row.id))
-        ids = {
-            child.host: child.id for child in connection.execute(select(jobs.c.id, jobs.c.host).where(_children(row)))
-        }
-        for outcome in result.outcomes:
-            self._record_outcome(connection, row, ids[outcome.host], outcome, now)
-        succeeded = [outcome.host for outcome in result.outcomes if outcome.status is ChildStatus.SUCCESS]
-        if succeeded and not run.check_mode:
-            remember_success(connection, run, succeeded)
-        if result.error is not None and run.error_reason is None:
-            error = {
-                "error_reason": result.error.reason.value,
-                "error_message": result.error.message,
-                "error_hint": result.error.hint,
-            }
-            connection.execute(update(jobs).where(jobs.c.id == run.id).values(error))
-        ended = {"state": state.value, "finished_at": now, "lease_expires_at": None}
-        connection.execute(update(slices).where(slices.c.id == row.id).values(ended))
-        connection.execute(delete(host_locks).where(host_locks.c.slice == row.id))
-        type_ = "SliceLost" if state is SliceState.LOST else "SliceFinished"
-        self.tell(connection, JobKey(run.source, run.name), type_, run.job_id, text=f"wave {row.wave}")
-
-    def _record_outcome(
-        self, connection: Connection, row: Row[Any], job: int, outcome: HostOutcome, now: datetime
-    ) -> None:
-        started = outcome.started_at or row.started_at
-        finished = outcome.finished_at or now
-        counts = asdict(outcome.counts)
-        reason = None if outcome.reason is None else outcome.reason.value
-        shown = {"status": outcome.status.value, "reason": reason, "message": outcome.message}
-        times = {"started_at": started, "finished_at": finished}
-        connection.execute(update(jobs).where(jobs.c.id == job).values(task=outcome.task, **shown, **counts, **times))
-        one_try = and_(attempts.c.job == job, attempts.c.number == row.attempt)
-        connection.execute(update(attempts).where(one_try).values(counts=counts, **shown, **times))
-        self.count(connection, "children_finished_total", outcome.status.value)
-        if started is not None:
-            observe(connection, self, "child_duration_seconds", outcome.status.value, started, finished)
+            pause = min(GIVEN_BACK_MOST, timedelta(seconds=2 ** min(restarts, 10)))
+            return plan_again(self, connection, slice_id, fence, self.clock.now() + pause, reason, message)
 
 
-_OPEN = tuple(state.value for state in SliceState if state.open)
+# -- being told to stop ----------------------------------------------------------------------------------------------
+def _asked_to_cancel(run: ColumnElement[str]) -> ColumnElement[bool]:
+    """By a request that no daemon has answered yet."""
+    pending = and_(requests.c.kind == RequestKind.CANCEL.value, requests.c.result.is_(None))
+    return exists().where(requests.c.run == run, pending)
 
 
-def _at(slice_id: SliceId, fence: int, state: SliceState) -> Any:
-    return and_(slices.c.id == slice_id, slices.c.fence == fence, slices.c.state == state.value)
+def _not_told_to_stop() -> ColumnElement[bool]:
+    run_stops = exists().where(jobs.c.job_id == slices.c.run, jobs.c.stop_reason.is_not(None))
+    return and_(slices.c.stop.is_(None), ~run_stops, ~_asked_to_cancel(slices.c.run))
 
 
-def _children(row: Row[Any]) -> Any:
-    return and_(jobs.c.parent_job_id == row.run, jobs.c.host.in_(row.hosts))
-
-
-def _open(connection: Connection, slice_id: SliceId, fence: int) -> Row[Any] | None:
-    condition = and_(slices.c.id == slice_id, slices.c.fence == fence, slices.c.state.in_(_OPEN))
-    return connection.execute(select(slices).where(condition)).one_or_none()
-
-
-def _slice_and_run(connection: Connection, slice_id: SliceId) -> tuple[Row[Any], Row[Any]]:
-    row = connection.execute(select(slices).where(slices.c.id == slice_id)).one()
-    return row, connection.execute(select(jobs).where(jobs.c.id == row.run)).one()
-
-
-def _told_to_stop(connection: Connection, slice_id: SliceId) -> bool:
-    """By the planner, or by a cancel request that no daemon has answered yet."""
-    run_stopped = exists().where(jobs.c.id == slices.c.run, jobs.c.stop_reason.is_not(None))
-    asked = exists().where(
-        jobs.c.id == slices.c.run,
-        jobs.c.status.in_(OPEN_RUN),
-        requests.c.run == jobs.c.job_id,
-        requests.c.kind == RequestKind.CANCEL.value,
-        requests.c.result.is_(None),
+def told_to_stop(connection: Connection, slice_id: SliceId) -> Stop | None:
+    """By the planner, by a cancel that was recorded, or by one that no daemon has answered yet."""
+    query = (
+        select(
+            slices.c.stop,
+            slices.c.stop_message,
+            jobs.c.stop_reason.label("run_stop"),
+            jobs.c.stop_message.label("run_message"),
+            _asked_to_cancel(slices.c.run).label("asked"),
+        )
+        .join(jobs, jobs.c.job_id == slices.c.run)
+        .where(slices.c.id == slice_id)
     )
-    told = or_(slices.c.stop.is_not(None), run_stopped, asked)
-    return connection.scalar(select(slices.c.id).where(slices.c.id == slice_id, told)) is not None
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    if row.stop is not None:
+        return Stop(reason_of(row.stop), row.stop_message or "")
+    if row.run_stop is not None:
+        return Stop(reason_of(row.run_stop), row.run_message or "")
+    return Stop(Reason.CANCELLED, "cancelled by request") if row.asked else None
 
 
-def _add_lines(connection: Connection, row: Row[Any], lines: Sequence[SpooledLine]) -> None:
-    ids = {child.host: child.id for child in connection.execute(select(jobs.c.id, jobs.c.host).where(_children(row)))}
+# -- parts of several transactions -----------------------------------------------------------------------------------
+def at(slice_id: SliceId, fence: int, states: Sequence[str]) -> ColumnElement[bool]:
+    return and_(slices.c.id == slice_id, slices.c.fence == fence, slices.c.state.in_(states))
+
+
+def slice_and_run(connection: Connection, slice_id: SliceId) -> tuple[Row[Any], Row[Any]]:
+    row = connection.execute(select(slices).where(slices.c.id == slice_id)).one()
+    return row, connection.execute(select(jobs).where(jobs.c.job_id == row.run)).one()
+
+
+def children_of(connection: Connection, row: Row[Any], run: Row[Any]) -> Mapping[str, int]:
+    """Ids of a slice's children by host, in the slice's order."""
+    found: dict[str, int] = {}
+    for names in in_parts(row.hosts):
+        query = select(jobs.c.host, jobs.c.id).where(jobs.c.parent_job_id == run.id, jobs.c.host.in_(names))
+        found |= {child.host: child.id for child in connection.execute(query)}
+    return {host: found[host] for host in row.hosts}
+
+
+def add_lines(connection: Connection, slice_id: SliceId, lines: Sequence[SpooledLine]) -> None:
+    """A line of a host that the slice does not have (a delegate) goes into the run's log."""
+    row, run = slice_and_run(connection, slice_id)
+    ids = children_of(connection, row, run)
     rows = [
         {
-            "job": row.run if line.host is None else ids[line.host],
+            "job": run.id if line.host is None else ids.get(line.host, run.id),
             "attempt": row.attempt,
-            "slice": row.id,
+            "slice": slice_id,
             "sequence": line.sequence,
-            "text": line.text,
+            "text": storable(line.text),
         }
         for line in lines
-        if line.host is None or line.host in ids
     ]
     add_missing(connection, job_logs, rows)
 
 
-def _all(row: Row[Any], status: ChildStatus, reason: Reason, message: str = "") -> PlaybookResult:
-    return PlaybookResult(tuple(HostOutcome(host, status, reason, message) for host in row.hosts))
+def plan_again(
+    store: Database,
+    connection: Connection,
+    slice_id: SliceId,
+    fence: int,
+    not_before: datetime,
+    reason: Reason,
+    message: str,
+) -> bool:
+    """A slice that touched no host is to be started again; one that was told to stop meanwhile ends here. False: it is
+    not at this fence, or has started."""
+    unstarted = (SliceState.PLANNED.value, SliceState.CLAIMED.value)
+    stop = told_to_stop(connection, slice_id)
+    if stop is not None:
+        return end_slice(store, connection, slice_id, fence, unstarted, PlaybookResult(()), stop=stop)
+    values = {
+        "state": SliceState.PLANNED.value,
+        "fence": fence + 1,
+        "restarts": slices.c.restarts + 1,
+        "not_before": not_before,
+        "owner": None,
+        "lease_expires_at": None,
+    }
+    if connection.execute(update(slices).where(at(slice_id, fence, unstarted)).values(values)).rowcount == 0:
+        return False
+    connection.execute(update(host_locks).where(host_locks.c.slice == slice_id).values(fence=fence + 1))
+    row, run = slice_and_run(connection, slice_id)
+    why = {"reason": reason.value, "message": storable(message)}
+    of_id = [{"of_id": job} for job in children_of(connection, row, run).values()]
+    connection.execute(update(jobs).where(jobs.c.id == bindparam("of_id")).values(why), of_id)
+    this_try = and_(attempts.c.job == bindparam("of_id"), attempts.c.number == row.attempt)
+    connection.execute(update(attempts).where(this_try).values(why), of_id)
+    store.tell(connection, JobKey(run.source, run.name), "SliceGivenBack", run.job_id, reason.value, why["message"])
+    return True
+
+
+def end_slice(
+    store: Database,
+    connection: Connection,
+    slice_id: SliceId,
+    fence: int,
+    states: Sequence[str],
+    result: PlaybookResult,
+    *,
+    stop: Stop | None = None,
+    lost: str | None = None,
+) -> bool:
+    """The end of a slice, once: outcomes, locks, counters, host records, the run's error and the event.
+
+    Children that the result says nothing of are cancelled if the slice was told to `stop`, else unknown: because it
+    was `lost` (then why), or because nothing was reported. False: it is not at this fence in one of `states`.
+    """
+    now = store.clock.now()
+    told = stop or told_to_stop(connection, slice_id)
+    state = SliceState.CANCELLED if told is not None else SliceState.FINISHED if lost is None else SliceState.LOST
+    values = {"state": state.value, "finished_at": now, "lease_expires_at": None}
+    if told is not None:
+        values |= {"stop": told.reason.value, "stop_message": told.message}
+    if connection.execute(update(slices).where(at(slice_id, fence, states)).values(values)).rowcount == 0:
+        return False
+    row, run = slice_and_run(connection, slice_id)
+    proven = {outcome.host: outcome for outcome in result.outcomes}
+    outcomes = [proven.get(host) or _unproven(host, told, lost) for host in row.hosts]
+    tally = Tally()
+    _record_outcomes(connection, row, run, outcomes, now, tally)
+    connection.execute(delete(host_locks).where(host_locks.c.slice == slice_id))
+    succeeded = [outcome.host for outcome in outcomes if outcome.status is ChildStatus.SUCCESS]
+    remember_success(connection, run, succeeded)
+    if result.error is not None:
+        _record_error(connection, run, result.error)
+    _count_wave(connection, row, tally, now)
+    tally.write(connection)
+    counts = Counter(outcome.status.value for outcome in outcomes)
+    text = f"wave {row.wave}: " + ", ".join(f"{number} {status}" for status, number in counts.items())
+    reason = told.reason.value if told is not None else Reason.SLICE_LOST.value if lost is not None else ""
+    type_ = "SliceLost" if state is SliceState.LOST else "SliceFinished"
+    store.tell(connection, JobKey(run.source, run.name), type_, run.job_id, reason, text)
+    return True
+
+
+def _unproven(host: str, told: Stop | None, lost: str | None) -> HostOutcome:
+    if told is not None:
+        return HostOutcome(host, ChildStatus.CANCELLED, told.reason, told.message)
+    if lost is not None:
+        return HostOutcome(host, ChildStatus.UNKNOWN, Reason.SLICE_LOST, lost)
+    return HostOutcome(host, ChildStatus.UNKNOWN, Reason.COMPANION_MISSING, NOT_REPORTED)
+
+
+def _record_outcomes(
+    connection: Connection,
+    row: Row[Any],
+    run: Row[Any],
+    outcomes: Sequence[HostOutcome],
+    now: datetime,
+    tally: Tally,
+) -> None:
+    ids = children_of(connection, row, run)
+    children, tries = [], []
+    for outcome in outcomes:
+        started, finished = outcome.started_at or row.started_at, outcome.finished_at or now
+        shown = {
+            "of_id": ids[outcome.host],
+            "status": outcome.status.value,
+            "reason": None if outcome.reason is None else outcome.reason.value,
+            "message": storable(outcome.message),
+            "task": None if outcome.task is None else storable(outcome.task),
+            "started_at": started,
+            "finished_at": finished,
+        }
+        counts = asdict(outcome.counts)
+        children.append(shown | counts)
+        tries.append(shown | {"counts": counts})
+        tally.count("children_finished_total", outcome.status.value)
+        if started is not None and outcome.status is not ChildStatus.SKIPPED:
+            tally.duration("child_duration_seconds", outcome.status.value, since=started, until=finished)
+    connection.execute(update(jobs).where(jobs.c.id == bindparam("of_id")), children)
+    this_try = and_(attempts.c.job == bindparam("of_id"), attempts.c.number == row.attempt)
+    connection.execute(update(attempts).where(this_try), tries)
+
+
+def _record_error(connection: Connection, run: Row[Any], error: RunError) -> None:
+    """The first one stands."""
+    values = {
+        "error_reason": error.reason.value,
+        "error_message": storable(error.message),
+        "error_hint": storable(error.hint),
+    }
+    first = and_(jobs.c.id == run.id, jobs.c.error_reason.is_(None))
+    connection.execute(update(jobs).where(first).values(values))
+
+
+def _count_wave(connection: Connection, row: Row[Any], tally: Tally, now: datetime) -> None:
+    """When its last slice has ended: from its first start."""
+    same = and_(slices.c.run == row.run, slices.c.wave == row.wave, slices.c.attempt == row.attempt)
+    if connection.scalar(select(slices.c.id).where(same, slices.c.state.in_(OPEN_SLICE)).limit(1)) is None:
+        started = connection.scalar(select(func.min(slices.c.started_at)).where(same))
+        if started is not None:
+            tally.duration("wave_duration_seconds", since=started, until=now)

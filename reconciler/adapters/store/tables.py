@@ -1,4 +1,8 @@
-"""The tables. Migrations are checked against this page."""
+"""The tables, as CONTRACT.md names them. A column without a comment means what its name says in SEMANTICS.md.
+
+Types are portable (SQLite now; PostgreSQL, MariaDB and MySQL later): every text that is a key or has an index has a
+length, and times are UTC. Changing anything here needs a migration; a test compares both.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
-    Float,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -23,6 +27,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
     naming_convention={
@@ -37,16 +42,30 @@ BigId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up b
 
 
 class Instant(TypeDecorator[datetime]):
-    """A moment, stored in UTC and given back with its zone."""
+    """A moment, to the microsecond: stored in UTC and given back with its zone. Takes aware times only."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):  # a plain DATETIME drops what is below a second
+            from sqlalchemy.dialects.mysql import DATETIME
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.replace(tzinfo=UTC)
+            return dialect.type_descriptor(DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no zone")
+        in_utc = value.astimezone(UTC)
+        return in_utc if dialect.name == "postgresql" else in_utc.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def _name(length: int = 253) -> String:
@@ -58,10 +77,10 @@ servers = Table(
     metadata,
     Column("id", BigId, primary_key=True),
     Column("source", _name(63), nullable=False),
-    Column("inventory", _name(), nullable=False),
+    Column("inventory", _name(400), nullable=False),
     Column("name", _name(), nullable=False),
     Column("address", _name(), nullable=False),
-    Column("host_key", _name(512), nullable=False),
+    Column("host_key", _name(700), nullable=False),
     Column("tags", JSON, nullable=False),
     Column("groups", JSON, nullable=False),
     Column("first_seen", Instant, nullable=False),
@@ -76,14 +95,14 @@ jobs = Table(
     Column("job_id", _name(80), nullable=False, unique=True),
     Column("source", _name(63), nullable=False),
     Column("name", _name(63), nullable=False),
-    Column("parent_job_id", BigId, ForeignKey("jobs.id", ondelete="CASCADE"), index=True),
+    Column("parent_job_id", BigId, ForeignKey("jobs.id", ondelete="CASCADE")),
     Column("is_batch_job", Boolean, nullable=False),
-    Column("batch_config", JSON),
+    Column("batch_config", JSON(none_as_null=True)),  # of a parent: what it is pinned to, see rows.py
     Column("server_id", BigId, ForeignKey("servers.id", ondelete="SET NULL")),
     Column("host", _name()),
-    Column("host_key", _name(512)),
+    Column("host_key", _name(700)),
     Column("address", _name()),
-    Column("ordinal", Integer),
+    Column("ordinal", Integer),  # of a child: from 1, in the order of selection
     Column("playbook", _name(512), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("work_digest", _name(64), nullable=False),
@@ -92,7 +111,7 @@ jobs = Table(
     Column("revision", _name(), nullable=False),
     Column("cause_id", BigId, ForeignKey("causes.id", ondelete="SET NULL")),
     Column("cause_kind", _name(32)),
-    Column("retry_of", BigId, ForeignKey("jobs.id", ondelete="SET NULL")),
+    Column("retry_of", _name(80)),  # the job_id of a run
     Column("check_mode", Boolean, nullable=False),
     Column("wave", Integer),
     Column("attempt", Integer, nullable=False, default=0),
@@ -112,12 +131,16 @@ jobs = Table(
     Column("rescued", Integer, nullable=False, default=0),
     Column("ignored", Integer, nullable=False, default=0),
     Column("unreachable", Integer, nullable=False, default=0),
-    Column("waiting_since", Instant),
-    Column("waiting_seen_at", Instant),
+    Column("waiting_since", Instant),  # for free slots
+    Column("waiting_seen_at", Instant),  # when it last asked for them
+    Column("trimmed_at", Instant),  # when its logs and attempts were removed
     Column("created_at", Instant, nullable=False),
     Column("started_at", Instant),
     Column("finished_at", Instant),
     Index("ix_jobs_of_job", "source", "name", "is_batch_job", "id"),
+    Index("ix_jobs_children", "parent_job_id", "status"),
+    Index("ix_jobs_unfinished", "is_batch_job", "status"),
+    Index("ix_jobs_of_host", "host", "id"),
 )
 
 attempts = Table(
@@ -129,7 +152,8 @@ attempts = Table(
     Column("status", _name(16), nullable=False),
     Column("reason", _name(64)),
     Column("message", Text, nullable=False, default=""),
-    Column("counts", JSON),
+    Column("task", Text),
+    Column("counts", JSON(none_as_null=True)),
     Column("started_at", Instant),
     Column("finished_at", Instant),
 )
@@ -144,14 +168,15 @@ job_logs = Table(
     Column("sequence", Integer, nullable=False),
     Column("text", Text, nullable=False),
     UniqueConstraint("slice", "sequence"),
-    Index("ix_job_logs_of_job", "job", "attempt", "id"),
+    Index("ix_job_logs_of_job", "job", "id"),
+    sqlite_autoincrement=True,
 )
 
 slices = Table(
     "slices",
     metadata,
     Column("id", _name(160), primary_key=True),
-    Column("run", BigId, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("run", _name(80), ForeignKey("jobs.job_id", ondelete="CASCADE"), nullable=False, index=True),
     Column("wave", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("kind", _name(16), nullable=False),
@@ -164,6 +189,7 @@ slices = Table(
     Column("not_before", Instant),
     Column("lease_expires_at", Instant),
     Column("stop", _name(64)),
+    Column("stop_message", Text),
     Column("created_at", Instant, nullable=False),
     Column("started_at", Instant),
     Column("finished_at", Instant),
@@ -172,7 +198,7 @@ slices = Table(
 host_locks = Table(
     "host_locks",
     metadata,
-    Column("host_key", _name(512), primary_key=True),
+    Column("host_key", _name(700), primary_key=True),
     Column("slice", _name(160), ForeignKey("slices.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("fence", Integer, nullable=False),
 )
@@ -203,9 +229,9 @@ manifests = Table(
     Column("requested_at", Text),
     Column("revision", _name(), nullable=False),
     Column("seen_at", Instant, nullable=False),
-    Column("rejected", JSON),
+    Column("rejected", JSON(none_as_null=True)),
     Column("removed_at", Instant),
-    Column("status", JSON),
+    Column("status", JSON(none_as_null=True)),
 )
 
 causes = Table(
@@ -219,7 +245,7 @@ causes = Table(
     Column("message", Text, nullable=False),
     Column("hosts", JSON, nullable=False),
     Column("at", Instant, nullable=False),
-    Column("run", _name(80)),
+    Column("run", _name(80)),  # no foreign key: causes outlive runs, so that retention never makes a job run again
     Column("handled_at", Instant),
     UniqueConstraint("source", "name", "kind", "key"),
     Index("ix_causes_pending", "source", "name", "handled_at"),
@@ -233,12 +259,13 @@ requests = Table(
     Column("source", _name(63), nullable=False),
     Column("name", _name(63), nullable=False),
     Column("run", _name(80)),
-    Column("arguments", JSON),
+    Column("arguments", JSON(none_as_null=True)),
     Column("by", _name(), nullable=False),
     Column("reason", Text, nullable=False),
     Column("at", Instant, nullable=False),
     Column("result", Text),
     Index("ix_requests_of_job", "source", "name"),
+    Index("ix_requests_of_run", "run"),
 )
 
 source_status = Table(
@@ -268,7 +295,8 @@ events = Table(
     Column("reason", _name(64), nullable=False, default=""),
     Column("message", Text, nullable=False, default=""),
     Column("at", Instant, nullable=False),
-    sqlite_autoincrement=True,
+    Index("ix_events_at", "at"),
+    sqlite_autoincrement=True,  # a number that was removed must not come again: readers go on from the last they saw
 )
 
 counters = Table(
@@ -276,5 +304,5 @@ counters = Table(
     metadata,
     Column("name", _name(63), primary_key=True),
     Column("labels", _name(200), primary_key=True),
-    Column("value", Float, nullable=False),
+    Column("value", Double, nullable=False),
 )

@@ -2,24 +2,28 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.mysql import DATETIME
 
 revision = "0001"
 down_revision = None
+
+BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+INSTANT = sa.DateTime(timezone=True).with_variant(DATETIME(fsp=6), "mysql", "mariadb")
 
 
 def upgrade() -> None:
     op.create_table(
         "causes",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("id", BIG_ID, nullable=False),
         sa.Column("source", sa.String(length=63), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("key", sa.String(length=300), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("hosts", sa.JSON(), nullable=False),
-        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("at", INSTANT, nullable=False),
         sa.Column("run", sa.String(length=80), nullable=True),
-        sa.Column("handled_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("handled_at", INSTANT, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_causes")),
         sa.UniqueConstraint("source", "name", "kind", "key", name=op.f("uq_causes_source")),
     )
@@ -28,22 +32,23 @@ def upgrade() -> None:
         "counters",
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("labels", sa.String(length=200), nullable=False),
-        sa.Column("value", sa.Float(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", "labels", name=op.f("pk_counters")),
     )
     op.create_table(
         "events",
-        sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sequence", BIG_ID, nullable=False),
         sa.Column("source", sa.String(length=63), nullable=True),
         sa.Column("name", sa.String(length=63), nullable=True),
         sa.Column("run", sa.String(length=80), nullable=True),
         sa.Column("type", sa.String(length=32), nullable=False),
         sa.Column("reason", sa.String(length=64), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
-        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("at", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("sequence", name=op.f("pk_events")),
         sqlite_autoincrement=True,
     )
+    op.create_index("ix_events_at", "events", ["at"], unique=False)
     op.create_table(
         "host_records",
         sa.Column("source", sa.String(length=63), nullable=False),
@@ -58,7 +63,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("holder", sa.String(length=253), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
-        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
     )
     op.create_table(
@@ -75,9 +80,9 @@ def upgrade() -> None:
         sa.Column("labels", sa.JSON(), nullable=False),
         sa.Column("requested_at", sa.Text(), nullable=True),
         sa.Column("revision", sa.String(length=253), nullable=False),
-        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("seen_at", INSTANT, nullable=False),
         sa.Column("rejected", sa.JSON(), nullable=True),
-        sa.Column("removed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("removed_at", INSTANT, nullable=True),
         sa.Column("status", sa.JSON(), nullable=True),
         sa.PrimaryKeyConstraint("source", "name", name=op.f("pk_manifests")),
     )
@@ -91,23 +96,24 @@ def upgrade() -> None:
         sa.Column("arguments", sa.JSON(), nullable=True),
         sa.Column("by", sa.String(length=253), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("at", INSTANT, nullable=False),
         sa.Column("result", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_requests")),
     )
     op.create_index("ix_requests_of_job", "requests", ["source", "name"], unique=False)
+    op.create_index("ix_requests_of_run", "requests", ["run"], unique=False)
     op.create_table(
         "servers",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("id", BIG_ID, nullable=False),
         sa.Column("source", sa.String(length=63), nullable=False),
-        sa.Column("inventory", sa.String(length=253), nullable=False),
+        sa.Column("inventory", sa.String(length=400), nullable=False),
         sa.Column("name", sa.String(length=253), nullable=False),
         sa.Column("address", sa.String(length=253), nullable=False),
-        sa.Column("host_key", sa.String(length=512), nullable=False),
+        sa.Column("host_key", sa.String(length=700), nullable=False),
         sa.Column("tags", sa.JSON(), nullable=False),
         sa.Column("groups", sa.JSON(), nullable=False),
-        sa.Column("first_seen", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("last_seen", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("first_seen", INSTANT, nullable=False),
+        sa.Column("last_seen", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_servers")),
         sa.UniqueConstraint("source", "inventory", "name", name=op.f("uq_servers_source")),
     )
@@ -119,16 +125,16 @@ def upgrade() -> None:
     )
     op.create_table(
         "jobs",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("id", BIG_ID, nullable=False),
         sa.Column("job_id", sa.String(length=80), nullable=False),
         sa.Column("source", sa.String(length=63), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
-        sa.Column("parent_job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("parent_job_id", BIG_ID, nullable=True),
         sa.Column("is_batch_job", sa.Boolean(), nullable=False),
         sa.Column("batch_config", sa.JSON(), nullable=True),
-        sa.Column("server_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("server_id", BIG_ID, nullable=True),
         sa.Column("host", sa.String(length=253), nullable=True),
-        sa.Column("host_key", sa.String(length=512), nullable=True),
+        sa.Column("host_key", sa.String(length=700), nullable=True),
         sa.Column("address", sa.String(length=253), nullable=True),
         sa.Column("ordinal", sa.Integer(), nullable=True),
         sa.Column("playbook", sa.String(length=512), nullable=False),
@@ -137,9 +143,9 @@ def upgrade() -> None:
         sa.Column("coverage_digest", sa.String(length=64), nullable=False),
         sa.Column("playbook_digest", sa.String(length=64), nullable=False),
         sa.Column("revision", sa.String(length=253), nullable=False),
-        sa.Column("cause_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("cause_id", BIG_ID, nullable=True),
         sa.Column("cause_kind", sa.String(length=32), nullable=True),
-        sa.Column("retry_of", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("retry_of", sa.String(length=80), nullable=True),
         sa.Column("check_mode", sa.Boolean(), nullable=False),
         sa.Column("wave", sa.Integer(), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
@@ -159,38 +165,41 @@ def upgrade() -> None:
         sa.Column("rescued", sa.Integer(), nullable=False),
         sa.Column("ignored", sa.Integer(), nullable=False),
         sa.Column("unreachable", sa.Integer(), nullable=False),
-        sa.Column("waiting_since", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("waiting_seen_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("waiting_since", INSTANT, nullable=True),
+        sa.Column("waiting_seen_at", INSTANT, nullable=True),
+        sa.Column("trimmed_at", INSTANT, nullable=True),
+        sa.Column("created_at", INSTANT, nullable=False),
+        sa.Column("started_at", INSTANT, nullable=True),
+        sa.Column("finished_at", INSTANT, nullable=True),
         sa.ForeignKeyConstraint(["cause_id"], ["causes.id"], name=op.f("fk_jobs_cause_id"), ondelete="SET NULL"),
         sa.ForeignKeyConstraint(["parent_job_id"], ["jobs.id"], name=op.f("fk_jobs_parent_job_id"), ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(["retry_of"], ["jobs.id"], name=op.f("fk_jobs_retry_of"), ondelete="SET NULL"),
         sa.ForeignKeyConstraint(["server_id"], ["servers.id"], name=op.f("fk_jobs_server_id"), ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
         sa.UniqueConstraint("job_id", name=op.f("uq_jobs_job_id")),
     )
     op.create_index("ix_jobs_of_job", "jobs", ["source", "name", "is_batch_job", "id"], unique=False)
-    op.create_index(op.f("ix_jobs_parent_job_id"), "jobs", ["parent_job_id"], unique=False)
+    op.create_index("ix_jobs_children", "jobs", ["parent_job_id", "status"], unique=False)
+    op.create_index("ix_jobs_unfinished", "jobs", ["is_batch_job", "status"], unique=False)
+    op.create_index("ix_jobs_of_host", "jobs", ["host", "id"], unique=False)
     op.create_table(
         "attempts",
-        sa.Column("job", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("job", BIG_ID, nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("slice", sa.String(length=160), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.String(length=64), nullable=True),
         sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("task", sa.Text(), nullable=True),
         sa.Column("counts", sa.JSON(), nullable=True),
-        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("started_at", INSTANT, nullable=True),
+        sa.Column("finished_at", INSTANT, nullable=True),
         sa.ForeignKeyConstraint(["job"], ["jobs.id"], name=op.f("fk_attempts_job"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job", "number", name=op.f("pk_attempts")),
     )
     op.create_table(
         "job_logs",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("job", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("id", BIG_ID, nullable=False),
+        sa.Column("job", BIG_ID, nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("slice", sa.String(length=160), nullable=False),
         sa.Column("sequence", sa.Integer(), nullable=False),
@@ -198,12 +207,13 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job"], ["jobs.id"], name=op.f("fk_job_logs_job"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job_logs")),
         sa.UniqueConstraint("slice", "sequence", name=op.f("uq_job_logs_slice")),
+        sqlite_autoincrement=True,
     )
-    op.create_index("ix_job_logs_of_job", "job_logs", ["job", "attempt", "id"], unique=False)
+    op.create_index("ix_job_logs_of_job", "job_logs", ["job", "id"], unique=False)
     op.create_table(
         "slices",
         sa.Column("id", sa.String(length=160), nullable=False),
-        sa.Column("run", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("run", sa.String(length=80), nullable=False),
         sa.Column("wave", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
@@ -213,20 +223,21 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(length=253), nullable=True),
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("restarts", sa.Integer(), nullable=False),
-        sa.Column("not_before", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("not_before", INSTANT, nullable=True),
+        sa.Column("lease_expires_at", INSTANT, nullable=True),
         sa.Column("stop", sa.String(length=64), nullable=True),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(["run"], ["jobs.id"], name=op.f("fk_slices_run"), ondelete="CASCADE"),
+        sa.Column("stop_message", sa.Text(), nullable=True),
+        sa.Column("created_at", INSTANT, nullable=False),
+        sa.Column("started_at", INSTANT, nullable=True),
+        sa.Column("finished_at", INSTANT, nullable=True),
+        sa.ForeignKeyConstraint(["run"], ["jobs.job_id"], name=op.f("fk_slices_run"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_slices")),
     )
     op.create_index(op.f("ix_slices_run"), "slices", ["run"], unique=False)
     op.create_index(op.f("ix_slices_state"), "slices", ["state"], unique=False)
     op.create_table(
         "host_locks",
-        sa.Column("host_key", sa.String(length=512), nullable=False),
+        sa.Column("host_key", sa.String(length=700), nullable=False),
         sa.Column("slice", sa.String(length=160), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["slice"], ["slices.id"], name=op.f("fk_host_locks_slice"), ondelete="CASCADE"),

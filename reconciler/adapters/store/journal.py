@@ -1,0 +1,30 @@
+"""The events: what changed, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import delete, func, or_, select
+
+from reconciler.adapters.store.database import Database
+from reconciler.adapters.store.rows import event_of
+from reconciler.adapters.store.tables import events
+from reconciler.ports import StoredEvent
+
+
+class Journal(Database):
+    def events_after(self, sequence: int, limit: int = 1000) -> Sequence[StoredEvent]:
+        query = select(events).where(events.c.sequence > sequence).order_by(events.c.sequence).limit(limit)
+        with self.read() as connection:
+            return tuple(event_of(row) for row in connection.execute(query))
+
+    def last_event(self) -> int:
+        with self.read() as connection:
+            return connection.scalar(select(func.max(events.c.sequence))) or 0
+
+    def trim_events(self, keep: int, older_than: datetime) -> int:
+        with self.write() as connection:
+            last = connection.scalar(select(func.max(events.c.sequence))) or 0
+            old = or_(events.c.at < older_than, events.c.sequence <= last - keep)
+            return connection.execute(delete(events).where(old, events.c.sequence < last)).rowcount

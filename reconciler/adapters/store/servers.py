@@ -1,0 +1,64 @@
+"""The table of servers, in step with the inventories that were read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from reconciler.adapters.store.database import Database
+from reconciler.adapters.store.tables import servers
+from reconciler.core.hosts import Host
+
+AT_ONCE = 500
+"""Names in one statement: databases bound how many values one may have."""
+
+SEEN_AGAIN = timedelta(hours=1)
+"""`last_seen` of a server that is otherwise unchanged is written no more often than this."""
+
+
+class Servers(Database):
+    def save_servers(self, source: str, inventory: str, hosts: Sequence[Host]) -> None:
+        with self.write() as connection:
+            write_servers(connection, source, inventory, hosts, self.clock.now())
+
+
+def write_servers(
+    connection: Connection, source: str, inventory: str, hosts: Sequence[Host], now: datetime
+) -> Mapping[str, int]:
+    """Add what is new, change what differs. Returns ids by name."""
+    ours = (servers.c.source == source, servers.c.inventory == inventory)
+    known = {
+        row.name: row
+        for names in in_parts(host.name for host in hosts)
+        for row in connection.execute(select(servers).where(*ours, servers.c.name.in_(names)))
+    }
+    new, changed = [], []
+    for host in hosts:
+        tags, groups = sorted(host.tags), sorted(host.groups)
+        facts = {"address": host.address, "host_key": host.host_key, "tags": tags, "groups": groups, "last_seen": now}
+        row = known.get(host.name)
+        if row is None:
+            new.append({"source": source, "inventory": inventory, "name": host.name, "first_seen": now, **facts})
+        elif (row.address, row.host_key, row.tags, row.groups) != (host.address, host.host_key, tags, groups) or (
+            now - row.last_seen > SEEN_AGAIN
+        ):
+            changed.append({"of_id": row.id, **facts})
+    if changed:
+        connection.execute(update(servers).where(servers.c.id == bindparam("of_id")), changed)
+    ids: dict[str, int] = {name: row.id for name, row in known.items()}
+    if new:
+        connection.execute(insert(servers), new)
+        for names in in_parts(str(row["name"]) for row in new):
+            found = connection.execute(select(servers.c.name, servers.c.id).where(*ours, servers.c.name.in_(names)))
+            ids |= {row.name: row.id for row in found}
+    return ids
+
+
+def in_parts(names: Iterable[str]) -> Iterator[list[str]]:
+    """At most AT_ONCE at a time."""
+    rest = iter(names)
+    while part := list(islice(rest, AT_ONCE)):
+        yield part
