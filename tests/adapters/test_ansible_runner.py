@@ -33,7 +33,7 @@ def test_each_log_holds_its_hosts_lines_and_every_header_once(tmp_path: Path) ->
             "TASK [greet]",
             "ok",
             f"  I am {host}",
-            "RECAP ok=1 changed=0 failures=0 dark=0 skipped=0 rescued=0 ignored=0",
+            "RECAP success: ok=1 changed=0 unreachable=0 failed=0 skipped=0 rescued=0 ignored=0",
         ]
     assert not [text for text in ran.log_of(None) if "I am" in text]
 

@@ -7,9 +7,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reconciler.core.facts import HostOutcome
 from reconciler.ports import LogLine
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]")
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_BANNER = re.compile(r" \*{3,}$", re.M)
+
+_DELEGATED = re.compile(r"\[[^\]]+ -> ([^\]]+)\]")
 
 _WORDS = {
     "runner_on_ok": "ok",
@@ -22,106 +27,186 @@ _WORDS = {
     "runner_retry": "retrying",
 }
 
+_FAILED = ("runner_on_failed", "runner_on_unreachable", "runner_item_on_failed", "runner_retry")
+
+_NOT_FOR_THE_RUN = ("playbook_on_task_start", "playbook_on_include", "playbook_on_notify", "playbook_on_stats")
+"""Without a host, and said better in the logs of the hosts."""
+
 
 def plain(text: str) -> str:
-    """Without terminal codes, and with `\\n` alone as line end."""
-    return _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    """Without terminal codes and control characters, and with `\\n` alone as line end."""
+    return _CONTROL.sub("", _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def task_name(data: Mapping[str, Any]) -> str:
+    """As people see it, with its role."""
+    task, role = str(data.get("task", "")), data.get("role")
+    return f"{role} : {task}" if role and not task.startswith(f"{role} : ") else task
+
+
+def item_label(result: Mapping[str, Any]) -> str:
+    """Which item of a loop this is, as loop_control.label has it."""
+    label = result.get("_ansible_item_label", result.get("item"))
+    return label if isinstance(label, str) else json.dumps(label, default=str)
+
+
+def message_of(result: Mapping[str, Any]) -> str:
+    """Why a task failed, in one message."""
+    if "censored" in result:
+        return str(result["censored"])
+    said = next(
+        (text for name in ("msg", "reason", "stderr", "module_stderr") if (text := _text(result.get(name)))), ""
+    )
+    if said == "non-zero return code":
+        stderr = _text(result.get("stderr"))
+        return f"{said} {result.get('rc')}: {stderr}" if stderr else f"{said} {result.get('rc')}"
+    return said or "the task failed and said nothing"
 
 
 class Logbook:
-    """Turns events into lines, in order. A task's header comes once for each host that it has something to say of."""
+    """Turns events into lines, in order. A task's header comes once for each host that it has something to say of.
+
+    `home` is where the snapshot lies: paths below it become relative, for where it lies says nothing to a reader.
+    """
 
     def __init__(self, home: str) -> None:
         self._home = f"{home}/"
         self._headed: dict[str, str] = {}
         self._played: dict[str, str] = {}
+        self._handlers: set[str] = set()
+        self._warned: set[str] = set()
 
     def lines(self, event: Mapping[str, Any]) -> Iterator[LogLine]:
-        """Paths of the snapshot become relative: where it lies says nothing to a reader."""
         for line in self._lines(event):
             yield LogLine(line.host, line.text.replace(self._home, ""))
 
+    def last_lines(self, outcome: HostOutcome) -> Iterator[LogLine]:
+        """How it ended for this host, after all its other lines."""
+        counts = outcome.counts
+        reason = f" ({outcome.reason})" if outcome.reason else ""
+        yield LogLine(
+            outcome.host,
+            f"RECAP {outcome.status}{reason}: ok={counts.ok} changed={counts.changed} "
+            f"unreachable={counts.unreachable} failed={counts.failed} skipped={counts.skipped} "
+            f"rescued={counts.rescued} ignored={counts.ignored}",
+        )
+        yield from (LogLine(outcome.host, f"  {line}") for line in outcome.message.splitlines())
+
     def _lines(self, event: Mapping[str, Any]) -> Iterator[LogLine]:
-        kind, data = event["event"], event.get("event_data", {})
+        kind, data = event["event"], event.get("event_data") or {}
         host = data.get("host")
-        if kind in _WORDS and isinstance(host, str):
-            yield from self._heading(host, data)
-            yield LogLine(host, f"{_line(kind, data)}")
-            yield from (LogLine(host, f"  {line}") for line in _details(kind, data))
-        elif kind == "playbook_on_stats":
-            for name in sorted({host for counts in data.values() if isinstance(counts, dict) for host in counts}):
-                counts = " ".join(f"{word}={data.get(word, {}).get(name, 0)}" for word in _RECAP)
-                yield LogLine(name, f"RECAP {counts}")
-        elif kind not in ("runner_on_start", "playbook_on_include") and (
-            text := plain(event.get("stdout", "")).strip("\n")
-        ):
+        if isinstance(host, str):
+            yield from self._lines_of_host(kind, data, host, event)
+            return
+        if kind == "playbook_on_task_start" and data.get("is_conditional"):
+            self._handlers.add(_uuid(data.get("task_uuid")))
+        if kind not in _NOT_FOR_THE_RUN and (text := _BANNER.sub("", plain(event.get("stdout", ""))).strip("\n")):
             yield LogLine(None, text)
 
+    def _lines_of_host(
+        self, kind: str, data: Mapping[str, Any], host: str, event: Mapping[str, Any]
+    ) -> Iterator[LogLine]:
+        if kind == "runner_on_file_diff":
+            # Ansible has formatted it, and left it out where nothing changed
+            if text := plain(event.get("stdout", "")).strip("\n"):
+                yield from self._heading(host, data)
+                yield LogLine(host, text)
+        elif kind in _WORDS and not (kind == "runner_on_ok" and _is_loop(data)):
+            yield from self._heading(host, data)
+            yield LogLine(host, _line(kind, data, event))
+            yield from (LogLine(host, f"  {line}") for line in _details(kind, data))
+        yield from self._warnings(host, data.get("res") or {})
+
     def _heading(self, host: str, data: Mapping[str, Any]) -> Iterator[LogLine]:
-        play, task = str(data.get("play_uuid", "")), str(data.get("task_uuid", ""))
+        play, task = _uuid(data.get("play_uuid")), _uuid(data.get("task_uuid"))
         if self._played.get(host) != play:
             self._played[host] = play
             yield LogLine(host, f"PLAY [{data.get('play', '')}]")
         if self._headed.get(host) != task:
             self._headed[host] = task
-            yield LogLine(host, f"TASK [{task_name(data)}]")
+            yield LogLine(host, f"{'HANDLER' if task in self._handlers else 'TASK'} [{task_name(data)}]")
+
+    def _warnings(self, host: str, result: Mapping[str, Any]) -> Iterator[LogLine]:
+        """Ansible gives them with the result, and once more with that of the whole loop."""
+        if "censored" in result:
+            return
+        said = [("WARNING", warning) for warning in result.get("warnings") or ()]
+        said += [("DEPRECATED", _deprecation(entry)) for entry in result.get("deprecations") or ()]
+        for word, warning in said:
+            text = f"[{word}] {host}: {_text(warning)}"
+            if text not in self._warned:
+                self._warned.add(text)
+                yield LogLine(None, text)
 
 
-_RECAP = ("ok", "changed", "failures", "dark", "skipped", "rescued", "ignored")
+def _deprecation(entry: object) -> object:
+    return entry.get("msg") if isinstance(entry, Mapping) else entry
 
 
-def task_name(data: Mapping[str, Any]) -> str:
-    task, role = str(data.get("task", "")), data.get("role")
-    return f"{role} : {task}" if role and not task.startswith(f"{role} : ") else task
+def _uuid(value: object) -> str:
+    """ansible-runner appends a number to one that comes again: another batch, or another host of a free strategy."""
+    return str(value).split("_", maxsplit=1)[0]
 
 
-def _line(kind: str, data: Mapping[str, Any]) -> str:
+def _is_loop(data: Mapping[str, Any]) -> bool:
+    """Its items have said it all."""
+    return isinstance((data.get("res") or {}).get("results"), list)
+
+
+def _line(kind: str, data: Mapping[str, Any], event: Mapping[str, Any]) -> str:
     result = data.get("res") or {}
     word = _WORDS[kind]
-    if word == "ok" and result.get("changed"):
+    # of a hidden result only Ansible's own line tells
+    if word == "ok" and (result.get("changed") or str(event.get("stdout", "")).startswith("changed:")):
         word = "changed"
-    delegate = result.get("_ansible_delegated_vars", {}).get("ansible_delegated_host")
-    to = f" (delegated to {delegate})" if delegate else ""
-    item = f" (item={item_label(result)})" if kind.startswith("runner_item") else ""
+    on = f" (delegated to {_delegate(result, event)})" if result.get("_ansible_delegated_vars") else ""
+    item = f" (item={item_label(result)})" if kind.startswith("runner_item") and "censored" not in result else ""
     if kind == "runner_retry":
-        item = f" ({result.get('attempts')} of {result.get('retries')})"
+        item = f" ({result.get('retries', 0) - result.get('attempts', 0)} left)"
     ignored = " (ignored)" if data.get("ignore_errors") and word == "failed" else ""
-    return f"{word}{to}{item}{ignored}"
+    return f"{word}{on}{item}{ignored}"
 
 
-def item_label(result: Mapping[str, Any]) -> str:
-    label = result.get("_ansible_item_label", result.get("item"))
-    return label if isinstance(label, str) else json.dumps(label, default=str)
+def _delegate(result: Mapping[str, Any], event: Mapping[str, Any]) -> str:
+    """Its name is in Ansible's own line only; the result has its address."""
+    shown = _DELEGATED.search(plain(event.get("stdout", "")))
+    return shown[1] if shown else str(result["_ansible_delegated_vars"].get("ansible_host"))
 
 
 def _details(kind: str, data: Mapping[str, Any]) -> Iterator[str]:
+    """What is worth a line beside the word: all of a failure, and what debug and its like are there to say."""
     result = data.get("res") or {}
     if "censored" in result:
-        yield from str(result["censored"]).splitlines()
-        return
-    failed = kind in ("runner_on_failed", "runner_on_unreachable", "runner_item_on_failed", "runner_retry")
-    if failed and "results" in result and kind == "runner_on_failed":
-        yield from str(result.get("msg", "")).splitlines()
-        return
-    shown: tuple[str, ...] = ("msg", "stdout", "stderr") if failed else ()
-    if str(data.get("task_action", "")).endswith("debug"):
-        shown = tuple(name for name in result if not name.startswith("_") and name not in ("changed", "failed"))
-    if failed and "rc" in result:
-        yield f"rc: {result['rc']}"
-    for name in shown:
-        text = result.get(name)
-        text = text if isinstance(text, str) else "" if text is None else json.dumps(text, default=str, indent=2)
-        if text.strip():
-            lead = "" if name == "msg" else f"{name}: "
-            yield from (f"{lead if number == 0 else ''}{line}" for number, line in enumerate(plain(text).splitlines()))
-    for change in _diffs(result.get("diff")):
-        yield from plain(change).splitlines()
+        yield str(result["censored"])
+    elif kind in _FAILED and isinstance(result.get("results"), list):
+        yield from _text(result.get("msg")).splitlines()
+    elif kind in _FAILED:
+        if "rc" in result:
+            yield f"rc: {result['rc']}"
+        yield from _text(result.get("msg") or result.get("reason")).splitlines()
+        for name in ("stdout", "stderr", "module_stdout", "module_stderr"):
+            yield from _field(name, _text(result.get(name)))
+    elif result.get("_ansible_verbose_always") and "msg" in result:
+        yield from _text(result["msg"]).splitlines()
+    elif result.get("_ansible_verbose_always"):
+        for name, value in result.items():
+            if name not in _BESIDE and not name.startswith(("_ansible_", "ansible_loop")):
+                yield from _field(name, _text(value))
 
 
-def _diffs(diff: object) -> Iterator[str]:
-    for part in diff if isinstance(diff, list) else [diff]:
-        if isinstance(part, dict) and isinstance(part.get("prepared"), str):
-            yield part["prepared"]
-        elif isinstance(part, dict) and "after" in part and part.get("before") != part["after"]:
-            yield f"--- {part.get('before_header', 'before')}\n{part.get('before', '')}"
-            yield f"+++ {part.get('after_header', 'after')}\n{part['after']}"
+_BESIDE = frozenset({"changed", "failed", "skipped", "item", "warnings", "deprecations", "invocation"})
+
+
+def _field(name: str, text: str) -> Iterator[str]:
+    lines = text.splitlines()
+    if len(lines) == 1:
+        yield f"{name}: {lines[0]}"
+    elif lines:
+        yield f"{name}:"
+        yield from (f"  {line}" for line in lines)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return plain(value if isinstance(value, str) else json.dumps(value, default=str, indent=2)).strip()

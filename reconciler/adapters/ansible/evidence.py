@@ -1,0 +1,147 @@
+"""What one ansible-playbook process lets us know: its events while it runs, and the companion's report afterwards."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from reconciler.adapters.ansible.logs import plain, task_name
+
+_RESULT_OF_HOST = re.compile(r"runner_on_(ok|failed|unreachable|skipped)")
+_SAID_AT_MOST = 500
+
+
+@dataclass(slots=True)
+class HostTrace:
+    """What was seen of one host."""
+
+    failure: Mapping[str, Any] | None = None
+    """The data of its last failure that was not ignored. It may have been rescued."""
+    unreachable: Mapping[str, Any] | None = None
+    inside: str | None = None
+    """The task it is in."""
+    began: datetime | None = None
+    ended: datetime | None = None
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Everything that events have told, gathered one by one in the order they came."""
+
+    traces: dict[str, HostTrace] = field(default_factory=dict)
+    stats: Mapping[str, Any] | None = None
+    said: list[str] = field(default_factory=list)
+    """What Ansible printed outside of plays and tasks, errors included, line by line."""
+    prompted: str | None = None
+    """A variable that the playbook asks for and nobody will answer."""
+    stopped_at: datetime | None = None
+    """When it was told to end: a failure later than that is of our making, and proves nothing."""
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        kind, data = event["event"], event.get("event_data") or {}
+        host = data.get("host")
+        if isinstance(host, str) and kind.startswith("runner_"):
+            self._add_of_host(kind, data, _instant(event), self.traces.setdefault(host, HostTrace()))
+        elif kind == "playbook_on_stats":
+            self.stats = data
+        elif kind == "playbook_on_vars_prompt":
+            self.prompted = str(data.get("varname"))
+        elif kind in ("verbose", "error") and (text := plain(event.get("stdout", "")).rstrip()):
+            self.said.append(text)
+            del self.said[:-_SAID_AT_MOST]
+
+    def _add_of_host(self, kind: str, data: Mapping[str, Any], at: datetime, trace: HostTrace) -> None:
+        if kind in ("runner_on_failed", "runner_on_unreachable") and self.stopped_at and at > self.stopped_at:
+            return
+        trace.began = trace.began or at
+        trace.ended = at
+        if kind == "runner_on_start":
+            trace.inside = task_name(data)
+        elif _RESULT_OF_HOST.fullmatch(kind):
+            trace.inside = None
+        if kind == "runner_on_failed" and not data.get("ignore_errors"):
+            trace.failure = data
+        elif kind == "runner_on_unreachable":
+            trace.unreachable = data
+
+    def trace(self, host: str) -> HostTrace:
+        return self.traces.get(host) or HostTrace()
+
+    def count(self, name: str, host: str) -> int:
+        """One of Ansible's own counts; 0 while it has not given any."""
+        return int((self.stats or {}).get(name, {}).get(host, 0))
+
+
+def _instant(event: Mapping[str, Any]) -> datetime:
+    """When Ansible made it, not when we came to read it."""
+    said = event.get("created")
+    return datetime.fromisoformat(said) if isinstance(said, str) else datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the companion told. Without any line of it, nothing but a failure is proven."""
+
+    present: bool = False
+    ended: bool = False
+    """The playbook came to its own end."""
+    planned: frozenset[str] = frozenset()
+    targeted: frozenset[str] = frozenset()
+    missed: frozenset[str] = frozenset()
+    """Targeted by a play that never planned them."""
+    gone: frozenset[str] = frozenset()
+    """Not in the inventory."""
+    failed: frozenset[str] = frozenset()
+    """Given up by Ansible, for whatever reason, when it told last."""
+    unreachable: frozenset[str] = frozenset()
+    own_failure: frozenset[str] = frozenset()
+    """Given up when a task of their own had failed: neither rescued nor ignored."""
+    errors: tuple[str, ...] = ()
+
+    @classmethod
+    def read(
+        cls, lines: Sequence[Mapping[str, Any]], hosts: Iterable[str], stopped_at: datetime | None = None
+    ) -> Report:
+        """`stopped_at` as in Evidence."""
+        of_kind: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for line in lines:
+            if stopped_at is None or line["kind"] != "held" or line["at"] <= stopped_at.timestamp():
+                of_kind[line["kind"]].append(line)
+        last = [{}, *of_kind["held"], *of_kind["end"]][-1]
+        start = [{}, *of_kind["playbook"]][-1]
+        planned: defaultdict[str, set[str]] = defaultdict(set)
+        for batch in of_kind["play"]:
+            planned[batch["play"]].update(batch["planned"])
+        targeted, missed = _targets([{}, *of_kind["playbook"], *of_kind["end"]][-1].get("plays", ()), planned, hosts)
+        own = {line["host"]: line["host"] in line["failed"] for line in of_kind["held"]}
+        return cls(
+            present=bool(of_kind["playbook"]),
+            ended=bool(of_kind["end"]),
+            planned=frozenset().union(*planned.values()),
+            targeted=targeted,
+            missed=missed,
+            gone=frozenset(start.get("gone", ())),
+            failed=frozenset(last.get("failed", ())),
+            unreachable=frozenset(last.get("unreachable", ())),
+            own_failure=frozenset(host for host, held in own.items() if held),
+            errors=tuple(f"{line['of']}: {line['message']}" for line in of_kind["error"]),
+        )
+
+
+def _targets(
+    plays: Sequence[Mapping[str, Any]], planned: Mapping[str, set[str]], hosts: Iterable[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Hosts that some play targets, and those that one of their plays has never planned."""
+    targeted: set[str] = set()
+    missed: set[str] = set()
+    for play in plays:
+        reached = planned.get(play["play"])
+        # while a template hides the pattern of a play that never began, it may have meant any host
+        meant = set(play["targeted"]) if play["targeted"] is not None else set() if reached is not None else set(hosts)
+        targeted |= meant
+        missed |= meant - (reached or set())
+    return frozenset(targeted), frozenset(missed)
