@@ -18,8 +18,7 @@ from typing import cast
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Dialect, String
-from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy import String, make_url
 from sqlalchemy.exc import StatementError
 from sqlalchemy.schema import CreateTable
 
@@ -115,12 +114,13 @@ def test_nobody_else_may_read_the_file(url: str, path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("dialect", [mysql.dialect(), postgresql.dialect()], ids=["mysql", "postgresql"])
-def test_other_databases_could_have_these_tables(dialect: Dialect) -> None:
+@pytest.mark.parametrize("name", ["mysql", "postgresql"])
+def test_other_databases_could_have_these_tables(name: str) -> None:
     """Their statements can be made, every key is short enough for MySQL, and times keep what is below a second."""
+    dialect = make_url(f"{name}://").get_dialect()()
     for table in metadata.sorted_tables:
         text = str(CreateTable(table).compile(dialect=dialect))
-        if dialect.name == "mysql":
+        if name == "mysql":
             assert "DATETIME(6)" in text or not any(isinstance(column.type, Instant) for column in table.columns)
         indexed = [index.columns for index in table.indexes]
         unique = [each.columns for each in table.constraints if hasattr(each, "columns")]
