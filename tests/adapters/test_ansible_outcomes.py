@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -201,6 +202,13 @@ def test_the_environment_of_the_daemon_is_not_handed_on(play: Play, monkeypatch:
     assert "DATABASE_PASSWORD" not in ran.log("h1")
 
 
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended since it was listed
+        return ""
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -215,7 +223,7 @@ def test_being_stopped_ends_every_process_and_what_was_final_stands(
     limit = time.monotonic() + 60
 
     def stop() -> StopKind | None:
-        hanging = any("sleep" in " ".join(process.cmdline()) for process in marked(f"{tmp_path}:1"))
+        hanging = any("sleep" in command_line(process) for process in marked(f"{tmp_path}:1"))
         return kind if hanging or time.monotonic() > limit else None
 
     ran = play(PLAY + tasks, stop=stop)
