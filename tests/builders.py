@@ -34,6 +34,17 @@ JOB = JobKey("default", "patch-web")
 OTHER_JOB = JobKey("default", "patch-db")
 REVISION = Revision("dir@sha256:" + "a" * 64)
 PLAYBOOK_DIGEST = "p" * 64
+GOOD_MANIFEST = """\
+apiVersion: reconciler/v1
+kind: BatchJob
+metadata:
+  name: patch-web
+spec:
+  playbook: playbooks/patch.yml
+  selector:
+    tags: [web]
+"""
+"""Eight lines: what a test appends to the spec, two spaces in, begins on line 9."""
 
 
 def make_spec(**fields: Any) -> BatchJobSpec:

@@ -10,19 +10,9 @@ from hypothesis import strategies as st
 
 from reconciler.core.manifest import parse_duration
 from reconciler.core.reading import Parsed, Rejected, parse_manifests
+from tests.builders import GOOD_MANIFEST
 
 PATH = "jobs/patch-web.yaml"
-GOOD = """\
-apiVersion: reconciler/v1
-kind: BatchJob
-metadata:
-  name: patch-web
-spec:
-  playbook: playbooks/patch.yml
-  selector:
-    tags: [web]
-"""
-"""Its next line is the 9th; two spaces put it into the spec."""
 
 
 def read(text: str | bytes, max_limit: int = 20) -> tuple[Parsed | Rejected, ...]:
@@ -181,7 +171,7 @@ spec:
     ],
 )
 def test_a_mistake_in_the_spec(line: str, column: int, message: str, hint: str) -> None:
-    found = problem(f"{GOOD}  {line}\n")
+    found = problem(f"{GOOD_MANIFEST}  {line}\n")
     assert found[:2] == (9, column)
     assert message in found[2]
     assert hint in found[3]
@@ -204,7 +194,7 @@ def test_a_mistake_in_the_spec(line: str, column: int, message: str, hint: str) 
     ],
 )
 def test_a_mistake_in_the_selector(selector: str, line: int, column: int, message: str, hint: str) -> None:
-    found = problem(GOOD.replace("\n    tags: [web]", selector))
+    found = problem(GOOD_MANIFEST.replace("\n    tags: [web]", selector))
     assert (found[2], found[:2]) == (message, (line, column))
     assert hint in found[3]
 
@@ -233,7 +223,7 @@ def test_a_file_that_cannot_be_read_is_one_rejection(data: bytes) -> None:
     ],
 )
 def test_values_of_variables_never_appear_in_messages(line: str) -> None:
-    for found in rejected(f"{GOOD}  {line}\n").problems:
+    for found in rejected(f"{GOOD_MANIFEST}  {line}\n").problems:
         assert "s3cret" not in f"{found.message} {found.hint}"
 
 
@@ -249,7 +239,7 @@ def test_values_of_variables_never_appear_in_messages(line: str) -> None:
     ],
 )
 def test_a_message_is_one_line_whatever_is_in_the_file(where: str, key: str) -> None:
-    for found in rejected(GOOD + where.format(key)).problems:
+    for found in rejected(GOOD_MANIFEST + where.format(key)).problems:
         assert f"{found.message}{found.hint}".isprintable()
         assert len(found.message) < 200
 

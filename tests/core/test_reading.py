@@ -11,20 +11,9 @@ from pydantic import ValidationError
 
 from reconciler.core.manifest import coverage_digest, spec_digest, spec_from_json, spec_to_json, work_digest
 from reconciler.core.reading import Parsed, Rejected, parse_manifests
-from tests.builders import make_spec
+from tests.builders import GOOD_MANIFEST, make_spec
 
 PATH = "jobs/web.yaml"
-GOOD = """\
-apiVersion: reconciler/v1
-kind: BatchJob
-metadata:
-  name: patch-web
-spec:
-  playbook: playbooks/patch.yml
-  selector:
-    tags: [web]
-"""
-"""Eight lines: what a test appends to the spec begins on line 9."""
 
 
 def the_one(data: bytes | str) -> Parsed | Rejected:
@@ -45,12 +34,12 @@ def parsed(data: bytes | str) -> Parsed:
 
 
 def with_field(text: str) -> str:
-    return f"{GOOD}  {text}\n"
+    return f"{GOOD_MANIFEST}  {text}\n"
 
 
 def instead(old: str, new: str) -> str:
-    assert old in GOOD
-    return GOOD.replace(old, new)
+    assert old in GOOD_MANIFEST
+    return GOOD_MANIFEST.replace(old, new)
 
 
 # -- files that are no manifest at all -------------------------------------------------------------------------------
@@ -60,9 +49,9 @@ NO_MANIFEST: dict[str, tuple[bytes | str, str, str, str]] = {
     "nested too deep": ("[" * 40, "1:33", "nested more than 32", ""),
     "two megabytes": (b"#" * (2 * 1024 * 1024), "1:1", "2,097,152 bytes", "Is this a manifest?"),
     "binary": (b"kind: BatchJob\nmetadata: \x00\x01", "2:11", "binary", "YAML text"),
-    "UTF-16": (GOOD.encode("utf-16"), "1:1", "UTF-16", "UTF-8"),
+    "UTF-16": (GOOD_MANIFEST.encode("utf-16"), "1:1", "UTF-16", "UTF-8"),
     "latin-1": ("kind: BatchJob\nname: café\n".encode("latin-1"), "2:10", "0xe9 is not UTF-8", "UTF-8"),
-    "byte order mark": (b"\xef\xbb\xbf" + GOOD.encode(), "1:1", "byte order mark", "without BOM"),
+    "byte order mark": (b"\xef\xbb\xbf" + GOOD_MANIFEST.encode(), "1:1", "byte order mark", "without BOM"),
     "control character": ("name: \x07\n", "1:7", "U+0007", "Remove it"),
     "empty": ("", "1:1", "no document", "Write a manifest"),
     "only a remark": ("# nothing yet\n", "1:1", "no document", "Write a manifest"),
@@ -91,7 +80,7 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
     "vault outside extraVars": (instead("playbooks/patch.yml", "!vault x"), "6:13", "!vault", "extraVars"),
     "misspelt": (with_field("limits: 3"), "9:3", "spec.limits is no field", "Did you mean limit?"),
     "snake case": (with_field("stop_on_failure: true"), "9:3", "no field", "Did you mean stopOnFailure?"),
-    "misspelt at the top": (GOOD + "metdata: {}\n", "9:1", "metdata is no field", "Did you mean metadata?"),
+    "misspelt at the top": (GOOD_MANIFEST + "metdata: {}\n", "9:1", "metdata is no field", "Did you mean metadata?"),
     "in a selector": (instead("tags:", "tag:"), "8:5", "spec.selector.tag is no field", "Did you mean tags?"),
     "limit 0": (with_field("limit: 0"), "9:10", "spec.limit must be at least 1, not 0", "Example: 5"),
     "limit 21": (with_field("limit: 21"), "9:10", "spec.limit must be at most 20, not 21", "1 to 20"),
@@ -158,7 +147,7 @@ def test_a_name_that_is_a_path_is_never_handed_on() -> None:
 
 
 def test_each_document_stands_for_itself() -> None:
-    text = "---\n".join([GOOD, instead("patch-web", "x") + "  limit: 0\n", instead("patch-web", "patch-db")])
+    text = "---\n".join([GOOD_MANIFEST, instead("patch-web", "x") + "  limit: 0\n", instead("patch-web", "patch-db")])
     first, second, third = parse_manifests(text.encode(), PATH)
     assert isinstance(first, Parsed)
     assert isinstance(third, Parsed)
@@ -240,12 +229,12 @@ def test_no_bytes_make_it_raise(data: bytes) -> None:
 
 @given(st.lists(YAML_PIECES, max_size=40).map("".join), st.booleans())
 def test_nothing_that_looks_like_yaml_makes_it_raise(text: str, inside: bool) -> None:
-    check_entries(parse_manifests(((GOOD if inside else "") + text).encode(), PATH))
+    check_entries(parse_manifests(((GOOD_MANIFEST if inside else "") + text).encode(), PATH))
 
 
-@given(st.integers(0, len(GOOD)), st.integers(0, len(GOOD)), YAML_PIECES)
+@given(st.integers(0, len(GOOD_MANIFEST)), st.integers(0, len(GOOD_MANIFEST)), YAML_PIECES)
 def test_no_damage_to_a_good_manifest_makes_it_raise(start: int, end: int, piece: str) -> None:
-    check_entries(parse_manifests((GOOD[:start] + piece + GOOD[end:]).encode(), PATH))
+    check_entries(parse_manifests((GOOD_MANIFEST[:start] + piece + GOOD_MANIFEST[end:]).encode(), PATH))
 
 
 # -- specs as JSON, and their digests --------------------------------------------------------------------------------
