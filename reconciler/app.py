@@ -27,7 +27,7 @@ from reconciler.settings import Settings
 if TYPE_CHECKING:
     from reconciler.adapters.ansible import AnsibleOptions
     from reconciler.adapters.inventory import AnsibleInventory
-    from reconciler.adapters.metrics import MetricsPage
+    from reconciler.adapters.metrics import MetricsPage, ProcessMetrics
     from reconciler.core.reading import Rejected
     from reconciler.engine.daemon import Daemon
     from reconciler.engine.preview import Preview
@@ -50,6 +50,7 @@ def ansible_options(settings: Settings) -> AnsibleOptions:
         known_hosts_file=_absolute(said.known_hosts_file),
         pass_env=said.pass_env,
         pipelining=said.pipelining,
+        default_inventory=settings.inventory.default,
     )
 
 
@@ -94,12 +95,15 @@ def open_store(settings: Settings) -> SqlStore:
 
 def create_store(settings: Settings) -> SqlStore:
     """The database, made or brought up to date."""
-    from reconciler.adapters.store import migrate
-
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     (settings.state_dir / ".gitignore").write_text("*\n", encoding="utf-8")
-    migrate.upgrade(settings.url)
-    return open_store(settings)
+    try:
+        return open_store(settings)
+    except Refused:  # there is none, or not of this version: what can be done about it, a migration knows
+        from reconciler.adapters.store import migrate
+
+        migrate.upgrade(settings.url)
+        return open_store(settings)
 
 
 @contextmanager
@@ -124,6 +128,15 @@ def only_daemon(settings: Settings) -> Iterator[None]:
         os.close(lock)
 
 
+def daemon_runs(settings: Settings) -> bool:
+    """Whether one holds the state directory now."""
+    try:
+        with only_daemon(settings):
+            return False
+    except Refused:
+        return True
+
+
 def build_preview(
     settings: Settings, root: Path, store: SqlStore | None
 ) -> tuple[Sequence[Preview], Sequence[Rejected]]:
@@ -143,8 +156,17 @@ def build_preview(
     )
 
 
-def build_daemon(settings: Settings, root: Path, store: SqlStore, config: Path | None) -> Daemon:
-    """The daemon on one directory, ready to start."""
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A daemon and what it is watched by."""
+
+    daemon: Daemon
+    meter: ProcessMetrics
+
+
+def build_daemon(settings: Settings, root: Path | None, store: SqlStore, config: Path | None) -> Running:
+    """The daemon on one directory, ready to start; on none: it only sees what runs to its end."""
+    from reconciler.adapters.metrics import ProcessMetrics
     from reconciler.adapters.statusfile import StatusFiles
     from reconciler.engine.catalogue import Catalogue
     from reconciler.engine.daemon import Daemon, Pace, views
@@ -155,11 +177,14 @@ def build_daemon(settings: Settings, root: Path, store: SqlStore, config: Path |
 
     clock = SystemClock()
     state_dir = settings.state_dir.resolve()
-    sinks = (StatusFiles(state_dir),)
+    files = StatusFiles(state_dir)
+    sinks = (files,)
+    meter = ProcessMetrics()
     limits = Limits(settings.max_running)
-    keeper = SourceKeeper(
-        build_source(settings, root), Catalogue(SOURCE, settings.manifests, settings.max_limit), store, sinks, clock
-    )
+    keepers = {}
+    if root is not None:
+        catalogue = Catalogue(SOURCE, settings.manifests, settings.max_limit)
+        keepers[SOURCE] = SourceKeeper(build_source(settings, root), catalogue, store, sinks, clock)
     daemon: Daemon | None = None
 
     def ended(_: SliceId) -> None:
@@ -167,7 +192,7 @@ def build_daemon(settings: Settings, root: Path, store: SqlStore, config: Path |
             daemon.slice_ended()
 
     executor = LocalExecutor(state_dir / "slices", _worker_command(state_dir, config), dict(os.environ), ended)
-    known = views([keeper])
+    known = views(tuple(keepers.values()))
     reconciler = Reconciler(
         store,
         executor,
@@ -183,12 +208,15 @@ def build_daemon(settings: Settings, root: Path, store: SqlStore, config: Path |
         store,
         executor,
         reconciler,
-        {SOURCE: keeper},
+        keepers,
         clock,
+        meter=meter,
         workers=settings.workers,
         pace=Pace(resync=settings.resync),
     )
-    return daemon
+    meter.queue = daemon.queue.facts
+    meter.status_write_errors = lambda: files.write_errors
+    return Running(daemon, meter)
 
 
 def _worker_command(state_dir: Path, config: Path | None) -> Callable[[SliceId, int], Sequence[str]]:
@@ -216,17 +244,17 @@ class Web:
         self.metrics.stop()
 
 
-def build_web_server(settings: Settings, daemon: Daemon, store: SqlStore) -> Web:
+def build_web_server(settings: Settings, running: Running, store: SqlStore) -> Web:
     from reconciler.adapters.metrics import MetricsPage, StoreCollector
     from reconciler.web import Health, WebServer, build_web
 
-    page = MetricsPage(StoreCollector(store, settings.max_running, daemon.queue.facts))
+    page = MetricsPage(running.meter, StoreCollector(store, settings.max_running))
 
     def health() -> Health:
         try:
             store.ping()
         except Unavailable as error:
             return Health((str(error),))
-        return Health(tuple(daemon.problems()))
+        return Health(tuple(running.daemon.problems()))
 
     return Web(WebServer(build_web(page.page, health), settings.http.listen), page)

@@ -107,6 +107,9 @@ class Hosts(Protocol):
         PathOutsideSource, InventoryMissing) or Unavailable (InventoryUnreadable, InventoryEmpty, AnsibleMissing).
         """
 
+    def paths(self, snapshot: Snapshot, inventory: tuple[str, ...]) -> tuple[str, ...]:
+        """The paths, relative to the snapshot's root, that `load` reads for `inventory`. Raises Refused."""
+
 
 # == Runner ==========================================================================================================
 class StopKind(StrEnum):
@@ -287,7 +290,8 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class SliceWork:
-    """What the process of a slice needs to know, as it was pinned when the run was opened."""
+    """What the process of a slice needs to know, as it was pinned when the run was opened. Of `spec`, the timeouts steer:
+    those of the manifest as it is now count."""
 
     slice_id: SliceId
     fence: int
@@ -444,6 +448,10 @@ class JobStore(SliceStore, Protocol):
     def save_status(self, key: JobKey, status: JobStatus) -> None: ...
     def status(self, key: JobKey) -> JobStatus | None: ...
     def statuses(self, source: str | None = None) -> Sequence[JobStatus]: ...
+    def save_invalid(self, source: str, statuses: Sequence[JobStatus]) -> frozenset[str]:
+        """The documents of names that no valid manifest ever had: these are all of the source now. `status`, `statuses`
+        and `metrics` give them too. Returns the names that had one and have none any more."""
+
     def save_source_status(self, status: SourceStatus) -> None: ...
     def source_statuses(self) -> Sequence[SourceStatus]: ...
 
@@ -490,6 +498,20 @@ class StoredMetrics:
     not cumulative), NAME_sum and NAME_count."""
     running: int
     """Children in slices that are planned, claimed or started."""
+
+
+# == Meter ===========================================================================================================
+class Meter(Protocol):
+    """What this process counts of its own work; it begins at zero with every process. Seconds everywhere."""
+
+    def looked(self, result: str, seconds: float) -> None:
+        """One look at one job: success, waiting (for hosts, slots or something outside) or error."""
+
+    def waited(self, seconds: float) -> None:
+        """How long a job that was due had waited in the queue."""
+
+    def synced(self, source: str, result: str, seconds: float) -> None:
+        """One reading of a source: success or error."""
 
 
 # == Sinks ===========================================================================================================

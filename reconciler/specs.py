@@ -1,35 +1,53 @@
-"""The published contracts: written from the code, and checked against what is in the repository."""
+"""The published contracts, and the page of settings: written from the code, and checked against what is in the
+repository."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from reconciler.adapters.metrics import CATALOGUE
-from reconciler.core.manifest import manifest_schema
+from reconciler.core.manifest import format_duration, manifest_schema
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, SourceStatus
+from reconciler.settings import Settings
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
+SETTINGS_PAGE = Path("docs", "settings.md")
+"""Where the page of settings is: beside the folder of the contracts, where there are docs."""
+
+
 def write(folder: Path) -> None:
-    """Write every contract into the folder."""
+    """Write every contract into the folder, and the page of settings into the docs beside it, if there are any."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in _contracts().items():
-        (folder / name).write_text(text, encoding="utf-8")
+    for path, text in _files(folder).items():
+        path.write_text(text, encoding="utf-8")
 
 
 def stale(folder: Path) -> list[str]:
-    """Names of the files there that are not what the code says."""
-    return [name for name, text in _contracts().items() if not _is(folder / name, text)]
+    """Names, seen from the folder, of the files that are not what the code says."""
+    return [os.path.relpath(path, folder) for path, text in _files(folder).items() if not _is(path, text)]
 
 
 def _is(path: Path, text: str) -> bool:
     return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+def _files(folder: Path) -> Mapping[Path, str]:
+    files = {folder / name: text for name, text in _contracts().items()}
+    page = folder.absolute().parent / SETTINGS_PAGE
+    return {**files, page: settings_page()} if page.parent.is_dir() else files
 
 
 def _contracts() -> Mapping[str, str]:
@@ -67,3 +85,83 @@ def _json(document: object) -> str:
 def _yaml(document: object) -> str:
     head = "# Written by `reconciler specs`.\n"
     return head + yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+# -- the page of settings --------------------------------------------------------------------------------------------
+HEAD = """\
+# Settings
+
+<!-- Written by `reconciler specs` from reconciler/settings.py. -->
+
+Each setting has one value, and the last of these that names it gives it:
+
+1. `reconciler.toml`: the file named by `--config`, else `./reconciler.toml`, else `/etc/reconciler/reconciler.toml`;
+2. the environment: the variable named below. A list is JSON there: `RECONCILER_MANIFESTS='["jobs/**/*.yaml"]'`;
+3. a flag of the command line, where there is one, such as `--state-dir`.
+
+A name in the file that is not listed here is refused. Durations are written as `90s`, `30m`, `2h` or `1d`.
+`reconciler config show` prints what is in force.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its name in its section of the file, its variable, its default as TOML has it, and its meaning."""
+
+    name: str
+    variable: str
+    default: str
+    description: str
+
+
+def settings_of(model: type[BaseModel], prefix: str) -> tuple[Setting, ...]:
+    """The settings of one section; those of sections inside it are left out."""
+    return tuple(
+        Setting(name, (prefix + name).upper(), _toml(field.default), _meaning(field))
+        for name, field in model.model_fields.items()
+        if _section(field) is None
+    )
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    prefix = str(Settings.model_config["env_prefix"])
+    delimiter = str(Settings.model_config["env_nested_delimiter"])
+    parts = [HEAD, *_table(settings_of(Settings, prefix))]
+    for name, field in Settings.model_fields.items():
+        if (section := _section(field)) is not None:
+            parts += [f"\n## [{name}]\n\n{field.description}\n"]
+            parts += _table(settings_of(section, f"{prefix}{name}{delimiter}"))
+    return "".join(parts)
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _meaning(field: FieldInfo) -> str:
+    bounds = [f"At least {bound.ge}." for bound in field.metadata if hasattr(bound, "ge")]
+    return " ".join([field.description or "", *bounds])
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case timedelta():
+            return json.dumps(format_duration(value))
+        case tuple():
+            return f"[{', '.join(_toml(each) for each in value)}]"
+        case Path():
+            return json.dumps(str(value))
+        case _:
+            return json.dumps(value)
+
+
+def _table(settings: tuple[Setting, ...]) -> Iterator[str]:
+    yield "\n| setting | default | environment | meaning |\n| --- | --- | --- | --- |\n"
+    for each in settings:
+        default = f"`{each.default}`" if each.default else "unset"
+        meaning = each.description.replace("|", "\\|")
+        yield f"| `{each.name}` | {default} | `{each.variable}` | {meaning} |\n"

@@ -14,12 +14,15 @@ from reconciler.adapters.ansible import AnsibleRunner
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.directory import snapshot_tree
 from reconciler.adapters.local import SliceFolder
+from reconciler.adapters.processes import MARK
 from reconciler.adapters.store import SqlStore
 from reconciler.app import ansible_options
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import Revision, SliceId
+from reconciler.core.manifest import Timeouts
 from reconciler.core.reasons import Reason
 from reconciler.engine.slice import SliceProcess
+from reconciler.ports import SliceWork
 from reconciler.settings import load_settings
 
 log = structlog.get_logger()
@@ -50,12 +53,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 3
     with held:
         store = SqlStore(settings.url, clock)
+
+        def timeouts(work: SliceWork) -> Timeouts:
+            record = store.manifest(work.key)
+            return work.spec.timeouts if record is None else record.spec.timeouts
+
         process = SliceProcess(
             store,
             AnsibleRunner(ansible_options(settings)),
             held,
             clock,
             project,
+            timeouts=timeouts,
+            mark=os.environ.get(MARK),
         )
         owner = f"{socket.gethostname()}:{os.getpid()}"
         recorded = process.run(SliceId(given.slice), given.fence, owner, folder.ansible)

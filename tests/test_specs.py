@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
+from pydantic import BaseModel
 
 from reconciler import specs
 from reconciler.adapters.metrics import CATALOGUE
 from reconciler.adapters.statusfile import render
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType
+from reconciler.settings import Settings, load_settings
 from tests.adapters.test_statusfile import job_status, source_status
 
 PUBLISHED = Path(__file__).parents[1] / "specs"
@@ -36,6 +40,11 @@ def test_what_is_published_is_what_the_code_says() -> None:
     assert specs.stale(PUBLISHED) == [], "run `make fix`"
 
 
+@pytest.mark.parametrize("named", [PUBLISHED, Path(os.path.relpath(PUBLISHED))], ids=["whole path", "from here"])
+def test_the_page_of_settings_is_checked_with_them(named: Path) -> None:
+    assert PUBLISHED.parent / specs.SETTINGS_PAGE in specs._files(named)
+
+
 def test_writing_them_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     specs.write(tmp_path / "once")
     specs.write(tmp_path / "twice")
@@ -50,6 +59,15 @@ def test_a_stale_file_and_a_missing_one_are_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.yaml").write_text("metrics: []\n")
     (tmp_path / "conditions.yaml").unlink()
     assert set(specs.stale(tmp_path)) == {"metrics.yaml", "conditions.yaml"}
+
+
+def test_the_page_of_settings_lies_in_the_docs_beside_them_where_there_are_any(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    specs.write(tmp_path / "specs")
+    page = tmp_path / "docs" / "settings.md"
+    assert page.read_text() == specs.settings_page()
+    page.write_text("# Settings\n")
+    assert specs.stale(tmp_path / "specs") == ["../docs/settings.md"]
 
 
 @pytest.mark.parametrize("name", ["batchjob", "status", "source-status"])
@@ -87,3 +105,55 @@ def test_every_metric_is_published() -> None:
     published = yaml.safe_load((PUBLISHED / "metrics.yaml").read_text(encoding="utf-8"))["metrics"]
     assert [entry["name"] for entry in published] == [metric.name for metric in CATALOGUE]
     assert all(entry["help"] and entry["type"] for entry in published)
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+def sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Each section with the prefix of its variables; first what stands in none."""
+    yield "RECONCILER_", Settings
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield f"RECONCILER_{name.upper()}__", field.annotation
+
+
+@pytest.mark.parametrize(("prefix", "model"), list(sections()))
+def test_every_setting_says_what_it_is_for(prefix: str, model: type[BaseModel]) -> None:
+    for name, field in model.model_fields.items():
+        assert field.description, f"{prefix}{name.upper()} has no description"
+        assert field.description.endswith("."), f"{prefix}{name.upper()}: a sentence ends with a full stop"
+
+
+def test_every_setting_is_on_the_page() -> None:
+    page = (PUBLISHED.parent / specs.SETTINGS_PAGE).read_text(encoding="utf-8")
+    models = [model for _, model in sections()]
+    for prefix, model in sections():
+        for name, field in model.model_fields.items():
+            if field.annotation not in models:
+                assert f"| `{name}` | " in page
+                assert f"`{prefix}{name.upper()}`" in page
+
+
+def test_the_variables_on_the_page_are_the_ones_that_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "RECONCILER_MAX_RUNNING": "7",
+        "RECONCILER_INVENTORY__REFRESH": "90s",
+        "RECONCILER_MANIFESTS": '["a.yaml"]',
+    }
+    for variable, value in given.items():
+        assert f"`{variable}`" in specs.settings_page()
+        monkeypatch.setenv(variable, value)
+    settings = load_settings(None)
+    assert (settings.max_running, settings.inventory.refresh.total_seconds()) == (7, 90.0)
+    assert settings.manifests == ("a.yaml",)
+
+
+def test_the_defaults_on_the_page_can_be_put_into_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = []
+    for prefix, model in sections():
+        section = prefix.removeprefix("RECONCILER_").removesuffix("__").lower()
+        lines += [f"[{section}]"] if section else []
+        lines += [f"{each.name} = {each.default}" for each in specs.settings_of(model, prefix) if each.default]
+    (tmp_path / "reconciler.toml").write_text("\n".join(lines))
+    assert load_settings(None).model_dump() == Settings().model_dump()

@@ -1,8 +1,8 @@
 """A directory as a source: a folder that people and programs edit while it is read.
 
 What is in it: every regular file below the root, but for `.git`, the folders of our own state, and what
-`.reconcilerignore` names. Symbolic links that stay inside are followed; what lies behind one that leaves, is not in the
-source. Names that are not UTF-8 are not in it either, for no manifest or playbook could name them.
+`.reconcilerignore` names. Symbolic links that stay inside are followed. One that leaves is listed, so that whoever needs
+it is told, and never followed. Names that are not UTF-8 are not in it, for no manifest or playbook could name them.
 
 A run works on a copy (`keep`), below `<snapshots>/<digest>`: `tree/` has the files, `files.json` their digests.
 """
@@ -29,8 +29,6 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Event as Flag
 
-import watchfiles
-
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import Revision
 from reconciler.core.ignore import IGNORE_FILE, IgnoreRules
@@ -39,6 +37,9 @@ from reconciler.ports import Clock
 
 UNREADABLE = "unreadable"
 """In place of the digest of a file that this process may not read."""
+
+OUTSIDE = "outside"
+"""In place of the digest of a symbolic link that leaves the source."""
 
 SETTLING = 0.2
 """Seconds that a file must be gone before it counts as removed: many editors save by renaming the old file away."""
@@ -74,7 +75,7 @@ class DirectorySnapshot:
         PathUnreadable)."""
         name = posixpath.normpath(path)
         digest = self.files.get(name)
-        if digest is None:
+        if digest is None or digest == OUTSIDE:
             raise self._why_not(path, name)
         if digest == UNREADABLE:
             raise Refused(
@@ -92,11 +93,13 @@ class DirectorySnapshot:
         return content
 
     def _why_not(self, path: str, name: str) -> Refused:
+        parts = name.split("/")
+        for above in ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1)):
+            if self.files.get(above) == OUTSIDE:
+                return _leaves(path, "by a symbolic link" if above == name else f"by the symbolic link {above}")
         outside = posixpath.isabs(name) or name == ".." or name.startswith("../") or "\0" in name
         if outside or not Path(os.path.realpath(self.root / name)).is_relative_to(os.path.realpath(self.root)):
-            return Refused(
-                Reason.PATH_OUTSIDE_SOURCE, f"{path} leaves the source", "only what is in the source can be used"
-            )
+            return _leaves(path)
         if (self.root / name).is_dir():
             return Refused(Reason.PATH_MISSING, f"{path} is a folder, not a file")
         return Refused(
@@ -130,12 +133,14 @@ class _Known:
 
 @dataclass(slots=True)
 class _Listing:
-    """What one walk found. `links` maps symbolic links to what they lead to, both relative to the root."""
+    """What one walk found. `links` maps symbolic links to what they lead to, both relative to the root; `leaving` are
+    those that lead out of it."""
 
     root: Path
     files: dict[str, _File] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
+    leaving: set[str] = field(default_factory=set)
 
 
 class DirectorySource:
@@ -176,7 +181,8 @@ class DirectorySource:
 
     # -- reading -----------------------------------------------------------------------------------------------------
     def sync(self) -> DirectorySnapshot:
-        """The directory as it is now; files that did not change cost one `lstat` each. Raises Unavailable."""
+        """The directory as it is now; files that did not change cost one `lstat` each. Raises Unavailable, and Refused
+        (SettingsInvalid) if it is the state directory itself."""
         with self._lock:
             return self._read()[0]
 
@@ -186,8 +192,9 @@ class DirectorySource:
             time.sleep(SETTLING)
             listing = self._list()
         self._digest(listing)
-        paths = sorted(_with_links(listing))
-        files = {path: self._known[of].digest for path, of in paths}
+        paths = list(_with_links(listing))
+        digests = {path: self._known[of].digest for path, of in paths} | dict.fromkeys(listing.leaving, OUTSIDE)
+        files = dict(sorted(digests.items()))
         executable = {path for path, of in paths if listing.files[of].mode & stat.S_IXUSR}
         revision = _revision(files, executable)
         if self._last is None or (self._last.revision, self._last.root) != (revision, listing.root):
@@ -199,6 +206,10 @@ class DirectorySource:
         listing = _Listing(Path(real))
         self._rules = _ignore_rules(listing.root)
         self._ours_inside = frozenset(os.path.relpath(os.path.realpath(folder), real) for folder in self._ours)
+        if "." in self._ours_inside:  # what we write would be a change, and the change be written
+            raise Refused(
+                Reason.SETTINGS_INVALID, f"{real} is the state directory itself", "choose another --state-dir"
+            )
         links = []
         waiting = [""]
         while waiting:
@@ -219,6 +230,8 @@ class DirectorySource:
             target = os.path.relpath(os.path.realpath(listing.root / path), real)
             if target in listing.files or (target in listing.folders and not path.startswith(f"{target}/")):
                 listing.links[path] = target
+            elif target == ".." or target.startswith("../"):
+                listing.leaving.add(path)
         return listing
 
     def _leaves_out(self, entry: os.DirEntry[str], path: str) -> bool:
@@ -267,7 +280,7 @@ class DirectorySource:
             return None
         try:
             files = json.loads((folder / "files.json").read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or one cut short by a loss of power
             return None
         return DirectorySnapshot(self._name, revision, folder / "tree", files)
 
@@ -321,52 +334,82 @@ class DirectorySource:
                 (tree / path).parent.mkdir(parents=True, exist_ok=True)
                 (tree / path).symlink_to(os.path.relpath(target, posixpath.dirname(path) or "."))
             (being_made / "files.json").write_text(json.dumps(snapshot.files))
-            _put_in_place(being_made, folder)
+            self._put_in_place(being_made, folder, snapshot.revision)
         except OSError as error:
             raise _not_written(being_made, error) from error
         finally:
             _remove(being_made)
         return DirectorySnapshot(self._name, snapshot.revision, folder / "tree", snapshot.files)
 
+    def _put_in_place(self, copy: Path, folder: Path, revision: Revision) -> None:
+        try:
+            copy.rename(folder)
+        except OSError:
+            if self.kept(revision) is None:  # else another process made the same copy first
+                _remove(folder)
+                copy.rename(folder)
+
     # -- watching ----------------------------------------------------------------------------------------------------
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
-        """Call `changed` within a fifth of a second of a change, and once when watching has begun. Raises Unavailable if the
-        folder can't be watched or is replaced; it is then to be called again."""
-        before = _identity(self._root)
-        begun = False
-        for something in self._changes(stop):
-            if before is None or _identity(self._root) != before:
-                raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"{self._root} was removed or replaced")
-            if something or not begun:
-                changed()
-            begun = True
+        """Call `changed` soon after a change, and once when watching has begun. Raises Unavailable if the folder can't be
+        watched, or is gone; it is then to be called again.
 
-    def _changes(self, stop: Flag) -> Iterator[bool]:
-        """Whether anything changed, at least once a second."""
+        Only folders of the source are watched, each by itself: the state directory, what is ignored and what links lead
+        to may be large and busy [watchfiles follows links and can leave nothing out].
+        """
+        while not stop.is_set():
+            root, folders = _identity(self._root), self._folders()
+            begun = False
+            for paths in self._changes(folders, stop):
+                if not begun or any(self._concerns_us(path) for path in paths):
+                    changed()
+                if _identity(self._root) != root or not paths.isdisjoint(folders):
+                    break  # what was watched is gone, though its like may have taken its place
+                # At the beginning too: a folder made before its parent was watched shows in no event.
+                if (not begun or any(_adds_folders(path) for path in paths)) and self._folders() != folders:
+                    break
+                begun = True
+
+    def _folders(self) -> frozenset[Path]:
+        """What has to be watched now: the root and every folder of the source below it."""
+        with self._lock:
+            listing = self._list()
+        return frozenset((self._root, *(self._root / folder for folder in listing.folders)))
+
+    def _changes(self, folders: frozenset[Path], stop: Flag) -> Iterator[frozenset[Path]]:
+        """The paths that changed, several times a second; most often none."""
+        import watchfiles  # here, for the process of a slice reads copies and watches nothing
+
         try:
             for changes in watchfiles.watch(
-                self._root,
-                watch_filter=self._concerns_us,
+                *folders,
+                recursive=False,
+                watch_filter=None,
                 debounce=100,
                 step=30,
-                rust_timeout=1000,
+                rust_timeout=200,
                 yield_on_timeout=True,
                 stop_event=stop,
                 ignore_permission_denied=True,
             ):
-                yield bool(changes)
+                yield frozenset(Path(path) for _, path in changes)
+        except FileNotFoundError:
+            return  # one of them is gone since they were listed
         except (OSError, RuntimeError) as error:
+            if "decode" in str(error):  # a name that is not UTF-8 ends the watch [watchfiles 1.3]
+                yield frozenset()
+                return
             raise Unavailable(
                 Reason.SOURCE_UNAVAILABLE,
                 f"{self._root} can't be watched: {error}",
                 "it is still read at every resync; on a limit, raise fs.inotify.max_user_watches",
             ) from error
 
-    def _concerns_us(self, _: watchfiles.Change, path: str) -> bool:
+    def _concerns_us(self, path: Path) -> bool:
         inside = os.path.relpath(path, self._root)
-        if any(inside == ours or inside.startswith(f"{ours}/") for ours in self._ours_inside):
+        if inside in self._ours_inside or path.name == ".git":
             return False
-        return ".git" not in inside.split("/") and not self._rules.leaves_out_below(inside)
+        return not self._rules.leaves_out_below(inside)
 
 
 # == What is on the disk =============================================================================================
@@ -385,13 +428,23 @@ def _entries(root: str, folder: str) -> Iterator[os.DirEntry[str]]:
         ) from error
 
 
+def _adds_folders(path: Path) -> bool:
+    """Whether a change of this path may bring folders that have to be watched."""
+    return path.name == IGNORE_FILE or (path.is_dir() and not path.is_symlink())
+
+
 def _ignore_rules(root: Path) -> IgnoreRules:
     try:
-        return IgnoreRules.parse((root / IGNORE_FILE).read_text(errors="replace"))
-    except FileNotFoundError:
-        return IgnoreRules()
+        with _open(root / IGNORE_FILE) as opened:
+            return IgnoreRules.parse(opened.read().decode(errors="replace"))
     except OSError as error:
-        raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"{IGNORE_FILE} can't be read: {error.strerror}") from error
+        if not os.path.lexists(root / IGNORE_FILE):
+            return IgnoreRules()
+        raise Unavailable(
+            Reason.SOURCE_UNAVAILABLE,
+            f"{IGNORE_FILE} can't be read: {error.strerror}",
+            "it must be a text file; without it nobody knows what is part of the source",
+        ) from error
 
 
 def _with_links(listing: _Listing) -> Iterator[tuple[str, str]]:
@@ -434,7 +487,7 @@ def _hash_file(root: Path, path: str) -> tuple[_Stamp, str] | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            if error.errno == errno.ELOOP:  # it has become a link: the next sync sees it as one
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # it has become a link or a socket: the next sync sees it so
                 return None
             raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"{path} can't be read: {error.strerror}") from error
     raise Unavailable(
@@ -445,8 +498,12 @@ def _hash_file(root: Path, path: str) -> tuple[_Stamp, str] | None:
 
 
 def _open(path: Path, flags: int = 0) -> io.BufferedReader:
-    """For reading, without waiting for a writer should a pipe have taken the file's place."""
-    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags), "rb")  # noqa: PTH123 - a descriptor has no path
+    """A regular file, for reading. Raises OSError, at once, should a pipe or a folder have taken its place."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
+    return open(descriptor, "rb")  # noqa: PTH123 - a descriptor has no path
 
 
 def _copy_file(root: Path, tree: Path, path: str, digest: str) -> None:
@@ -483,17 +540,17 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _put_in_place(copy: Path, folder: Path) -> None:
-    try:
-        copy.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process made the same copy first
-            raise
-
-
-def _remove(folder: Path) -> None:
+def _remove(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _leaves(path: str, by: str = "") -> Refused:
+    text = f"{path} leaves the source {by}".rstrip()
+    return Refused(Reason.PATH_OUTSIDE_SOURCE, text, "only what is in the source can be used")
 
 
 def _moved(path: str) -> Unavailable:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from reconciler.adapters.processes import descendants, end
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
@@ -202,9 +203,9 @@ class AnsibleInventory:
         with tempfile.TemporaryDirectory(prefix="reconciler-inventory-", ignore_cleanup_errors=True) as scratch:
             told = self._run(question, Path(scratch))
         for name in question.files:
-            # else what a directory held meanwhile would be kept as the answer for what it held before
-            with contextlib.suppress(Refused):  # a file that may not be read has had no part in the answer
-                snapshot.read(name)
+            # Else what a directory held meanwhile would be kept as the answer for what it held before; and what may not
+            # be read, or leaves the source, would be missing from the answer without a word.
+            snapshot.read(name)
         try:
             listing = json.loads(told)
         except ValueError as error:
@@ -217,7 +218,11 @@ class AnsibleInventory:
             (self._host(question, name, variables.get(name, {}), groups) for name in groups["all"]), groups
         )
         if not inventory.hosts:
-            raise Unavailable(Reason.INVENTORY_EMPTY, f"{', '.join(question.paths)}: no host is in this inventory")
+            raise Unavailable(
+                Reason.INVENTORY_EMPTY,
+                f"{', '.join(question.paths)}: no host is in this inventory",
+                f"see what `ansible-inventory --graph -i {question.paths[0]}` shows",
+            )
         self._keep_on_disk(question, inventory)
         return inventory
 
@@ -254,9 +259,10 @@ class AnsibleInventory:
                 _end_all(process)
         if returned != 0:
             said = _clean(errors.read_text(errors="replace"), question.root)
+            words = f"{', '.join(question.paths)}: {said or f'ansible-inventory ended with {returned}'}"
             raise Unavailable(
                 Reason.INVENTORY_UNREADABLE,
-                f"{', '.join(question.paths)}: {said or f'ansible-inventory ended with {returned}'}",
+                _not_yaml(question, said) or words,
                 f"try `ansible-inventory --list -i {question.paths[0]}`",
             )
         return output.read_bytes()
@@ -333,18 +339,11 @@ def _configured(snapshot: Snapshot, config: configparser.RawConfigParser) -> tup
 
 def _inside(snapshot: Snapshot, path: str) -> str:
     name = posixpath.normpath(path)
-    root = os.path.realpath(snapshot.root)
-    outside = posixpath.isabs(name) or name == ".." or name.startswith("../") or "\0" in name
-    if outside or not Path(os.path.realpath(snapshot.root / name)).is_relative_to(root):
-        raise Refused(
-            Reason.PATH_OUTSIDE_SOURCE,
-            f"the inventory {path} leaves the source",
-            "only what is in the source can be used",
-        )
-    if name != "." and name not in snapshot.files and not any(file.startswith(f"{name}/") for file in snapshot.files):
-        raise Refused(
-            Reason.PATH_MISSING, f"the source has no inventory {path}", "paths are relative to the root of the source"
-        )
+    if name != "." and not any(file.startswith(f"{name}/") for file in snapshot.files):
+        try:
+            snapshot.read(path)
+        except Refused as error:
+            raise Refused(error.reason, f"the inventory can't be had: {error.message}", error.hint) from error
     return name
 
 
@@ -367,13 +366,12 @@ def _is_variables(name: str) -> bool:
 
 def _executes(snapshot: Snapshot, name: str) -> bool:
     """Whether Ansible would run this file, or a plugin that it configures."""
+    content = snapshot.read(name)
     try:
-        found = (snapshot.root / name).stat()
+        mode = (snapshot.root / name).stat().st_mode
     except OSError as error:
         raise Unavailable(Reason.SOURCE_MOVED, f"{name} changed while the source was read") from error
-    return bool(found.st_mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)) or bool(
-        _PLUGIN_KEY.search(snapshot.read(name))
-    )
+    return bool(mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)) or bool(_PLUGIN_KEY.search(content))
 
 
 # == What ansible-inventory says =====================================================================================
@@ -463,7 +461,26 @@ def _clean(said: str, root: Path) -> str:
     lines = (line.strip() for line in text.splitlines() if not _EXCERPT.fullmatch(line))
     kept = [line.removeprefix("[WARNING]: ").removeprefix("[ERROR]: ") for line in lines if line]
     told = [line for line in dict.fromkeys(kept) if not line.startswith("Origin: <")]
-    return " ".join(told)[:2000]
+    new = [line for line in told if not any(line.rstrip(".") in other for other in told if other != line)]
+    return " ".join(new)[:2000]
+
+
+def _not_yaml(question: _Question, said: str) -> str:
+    """Where the first file that Ansible complains of stops being YAML; "" if that is not what is wrong. Each of its
+    plugins in turn tries to read a file, so that its own words bury the place."""
+    for name in question.files:
+        if name.endswith((".yml", ".yaml")) and name in said:
+            try:
+                with (question.root / name).open("rb") as opened:
+                    for _ in yaml.parse(opened, Loader=yaml.CSafeLoader):
+                        pass
+            except yaml.MarkedYAMLError as error:
+                if error.problem_mark is not None:
+                    line, column = error.problem_mark.line + 1, error.problem_mark.column + 1
+                    return f"{name}:{line}:{column}: not YAML: {error.problem}"
+            except (OSError, yaml.YAMLError):
+                continue
+    return ""
 
 
 def _end_all(process: subprocess.Popen[bytes]) -> None:

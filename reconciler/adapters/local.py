@@ -66,7 +66,7 @@ class SliceFolder:
         return HeldSlice(lock, self._spool)
 
     def spool(self) -> Spool | None:
-        """What was written down; a last line that was cut off by a crash is left out."""
+        """What was written down; a line that was cut off, by a crash or a full disk, is left out."""
         try:
             text = self._spool.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -74,7 +74,10 @@ class SliceFolder:
         lines: list[SpooledLine] = []
         result: PlaybookResult | None = None
         for row in text.split("\n")[:-1]:
-            entry: dict[str, Any] = json.loads(row)
+            try:
+                entry: dict[str, Any] = json.loads(row)
+            except ValueError:  # what else is there still counts: to fail here would keep the hosts locked for ever
+                continue
             if "outcomes" in entry:
                 result = _result_from_json(entry)
             else:
@@ -144,7 +147,7 @@ class LocalExecutor:
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=output,
-                        env={**self._environment, MARK: _mark(slice_id, fence)},
+                        env={**self._environment, MARK: self._mark(slice_id, fence)},
                         start_new_session=True,
                     )
             except OSError as error:
@@ -162,6 +165,10 @@ class LocalExecutor:
             self.forget(slice_id)
         self._ended(slice_id)
 
+    def _mark(self, slice_id: SliceId, fence: int) -> str:
+        """The folder makes it one of this executor: another daemon, with a state of its own, may have the same job."""
+        return f"{slice_id}:{fence}:{self._slices}"
+
     def liveness(self, slice_id: SliceId, fence: int) -> Liveness:
         with self._lock:
             process = self._started.get((slice_id, fence))
@@ -170,7 +177,7 @@ class LocalExecutor:
         return Liveness.ALIVE if SliceFolder(self._slices, slice_id).held() else Liveness.ABSENT
 
     def kill(self, slice_id: SliceId, fence: int) -> Liveness:
-        end_slice(_mark(slice_id, fence))
+        end_slice(self._mark(slice_id, fence))
         return Liveness.GONE
 
     def recover(self, slice_id: SliceId) -> Spool | None:
@@ -181,10 +188,6 @@ class LocalExecutor:
         with self._lock:
             for known in [known for known in self._started if known[0] == slice_id]:
                 del self._started[known]
-
-
-def _mark(slice_id: SliceId, fence: int) -> str:
-    return f"{slice_id}:{fence}"
 
 
 def _instant(value: object) -> str:

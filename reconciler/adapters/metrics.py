@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 import structlog
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
@@ -31,11 +31,14 @@ log = structlog.get_logger()
 
 PREFIX = "reconciler_"
 
-RENDER_INTERVAL = 15.0
-"""Seconds between two renderings."""
+RENDER_INTERVAL = 10.0
+"""Seconds between two renderings: what is served is never older than 15."""
 
 RUN_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0)
 """Upper bounds, in seconds, of the histograms that the store keeps."""
+
+LOOK_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
+"""Upper bounds, in seconds, of the histograms of this process's own work."""
 
 
 # == The catalogue ===================================================================================================
@@ -84,7 +87,7 @@ _RUN_REASONS = (
     (RunStatus.CANCELLED.value, Reason.REMOVED.value),
 )
 
-CATALOGUE: tuple[Metric, ...] = (
+STORED: tuple[Metric, ...] = (
     # -- of each batch job -------------------------------------------------------------------------------------------
     _metric("batchjob_info", "gauge", "Always 1; what the manifest says.", *_JOB, "strategy", "playbook"),
     _metric("batchjob_phase", "gauge", "1 for the phase the job is in, 0 for every other.", *_JOB, "phase"),
@@ -99,7 +102,7 @@ CATALOGUE: tuple[Metric, ...] = (
     _metric("batchjob_suspended", "gauge", "1 while the manifest says `suspend: true`.", *_JOB),
     _metric("batchjob_hosts", "gauge", "Children of the latest run by status.", *_JOB, "status"),
     _metric("batchjob_wave", "gauge", "Number of the latest wave that was started; 0 before the first.", *_JOB),
-    _metric("batchjob_waves", "gauge", "Waves that the latest run has been cut into so far.", *_JOB),
+    _metric("batchjob_waves", "gauge", "Waves of the latest run: those started and those still to come.", *_JOB),
     _metric("batchjob_generation", "gauge", "Goes up when the spec of the manifest changes.", *_JOB),
     _metric("batchjob_observed_generation", "gauge", "The generation that the status speaks of.", *_JOB),
     _metric(
@@ -168,64 +171,73 @@ CATALOGUE: tuple[Metric, ...] = (
         "source",
     ),
     _metric("source_manifests", "gauge", "Manifests of the source by state.", "source", "state"),
-    # -- of this process ---------------------------------------------------------------------------------------------
+)
+
+OF_PROCESS: tuple[Metric, ...] = (
     _metric("build_info", "gauge", "Always 1; the version that runs.", "version"),
     _metric("queue_depth", "gauge", "Jobs that wait to be looked at, those with an alarm included."),
     _metric("queue_adds_total", "counter", "Times a job was put into the queue."),
     _metric("queue_retries_total", "counter", "Times a job was put off because a look at it had failed."),
+    _metric(
+        "queue_wait_seconds",
+        "histogram",
+        "How long a job that was due waited in the queue before it was looked at.",
+        buckets=LOOK_BUCKETS,
+    ),
+    _metric(
+        "reconcile_total",
+        "counter",
+        "Looks at a job by what came of them; waiting: for hosts, slots or something outside.",
+        "result",
+        from_start=(("success",), ("waiting",), ("error",)),
+    ),
+    _metric("reconcile_duration_seconds", "histogram", "How long one look at a job took.", buckets=LOOK_BUCKETS),
+    _metric("source_sync_total", "counter", "Readings of a source by what came of them.", "source", "result"),
+    _metric("source_sync_duration_seconds", "histogram", "How long one reading took.", buckets=LOOK_BUCKETS),
+    _metric("status_write_errors_total", "counter", "Status files that could not be written or removed."),
+    _metric("leader", "gauge", "1 while this process is the one that decides."),
     _metric("queue_longest_running_seconds", "gauge", "How long the longest look that goes on now has taken."),
 )
 
 
+CATALOGUE = (*STORED, *OF_PROCESS)
+
+
 # == From the store to Prometheus ====================================================================================
-class QueueReading(Protocol):
-    """What the work queue says of itself."""
-
-    @property
-    def depth(self) -> int: ...
-    @property
-    def adds(self) -> int: ...
-    @property
-    def retries(self) -> int: ...
-    @property
-    def longest_running(self) -> float:
-        """Seconds."""
-
-
 class StoreCollector(Collector):
-    """Every family of the catalogue, read anew each time."""
+    """Every family that comes out of the store, read anew each time."""
 
-    def __init__(self, history: History, max_running: int, queue: Callable[[], QueueReading]) -> None:
+    def __init__(self, history: History, max_running: int) -> None:
         self._history = history
         self._max_running = max_running
-        self._queue = queue
 
     def collect(self) -> Iterable[Family]:
-        stored, queue = self._history.metrics(), self._queue()
-        samples: dict[str, list[tuple[_Values, float]]] = {metric.name: [] for metric in CATALOGUE}
+        stored = self._history.metrics()
+        samples: dict[str, list[tuple[_Values, float]]] = {metric.name: [] for metric in STORED}
 
         def add(name: str, value: float, *labels: str) -> None:
             samples[PREFIX + name].append((labels, value))
 
-        add("build_info", 1, __version__)
         add("slots", stored.running, "used")
         add("slots", max(0, self._max_running - stored.running), "free")
-        add("queue_depth", queue.depth)
-        add("queue_adds_total", queue.adds)
-        add("queue_retries_total", queue.retries)
-        add("queue_longest_running_seconds", queue.longest_running)
         for job in stored.statuses:
-            if job.status.phase is not Phase.REMOVED:
+            # One that was removed is shown for as long as its last run goes on.
+            if job.status.phase is not Phase.REMOVED or _goes_on(job):
                 _add_job(add, job)
         for source in stored.sources:
             _add_source(add, source)
-        for metric in CATALOGUE:
+        for metric in STORED:
             yield _family(metric, samples[metric.name], stored)
+
+
+def _goes_on(job: JobStatus) -> bool:
+    return job.status.run is not None and not job.status.run.status.finished
 
 
 def _add_job(add: Callable[..., None], job: JobStatus) -> None:
     key, body = (job.metadata.source, job.metadata.name), job.status
-    add("batchjob_info", 1, *key, body.strategy.value, body.playbook)
+    if body.strategy is not None and body.playbook is not None:
+        add("batchjob_info", 1, *key, body.strategy.value, body.playbook)
     for phase in Phase:
         add("batchjob_phase", body.phase is phase, *key, phase.value)
     for kind in ConditionType:
@@ -236,7 +248,7 @@ def _add_job(add: Callable[..., None], job: JobStatus) -> None:
     for child_status in ChildStatus:
         add("batchjob_hosts", getattr(body.hosts, child_status.value), *key, child_status.value)
     add("batchjob_wave", max((wave.number for wave in body.waves), default=0), *key)
-    add("batchjob_waves", len(body.waves), *key)
+    add("batchjob_waves", body.run.waves if body.run is not None else 0, *key)
     add("batchjob_generation", job.metadata.generation, *key)
     add("batchjob_observed_generation", body.observed_generation, *key)
     add("batchjob_coverage", body.coverage.up_to_date, *key, "upToDate")
@@ -294,18 +306,103 @@ def _histogram(metric: Metric, counters: Mapping[str, Mapping[_Values, float]]) 
     return family
 
 
-class MetricsPage:
-    """The exposition as bytes, rendered by a thread of its own. While the store is away the last one stands."""
+# == Of this process =================================================================================================
+class QueueReading(Protocol):
+    """What the work queue says of itself."""
 
-    def __init__(self, collector: Collector) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._collector = collector
+    @property
+    def depth(self) -> int: ...
+    @property
+    def adds(self) -> int: ...
+    @property
+    def retries(self) -> int: ...
+    @property
+    def longest_running(self) -> float:
+        """Seconds."""
+
+
+class ProcessMetrics(Collector):
+    """Counts what this process does (a Meter), and reads the rest where it is kept."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here
+        self.queue: Callable[[], QueueReading] | None = None
+        self.status_write_errors: Callable[[], int] | None = None
+        self._looks = _counter("reconcile_total")
+        self._look_seconds = _live_histogram("reconcile_duration_seconds")
+        self._wait_seconds = _live_histogram("queue_wait_seconds")
+        self._syncs = _counter("source_sync_total")
+        self._sync_seconds = _live_histogram("source_sync_duration_seconds")
+
+    # -- as a Meter
+    def looked(self, result: str, seconds: float) -> None:
+        self._looks.labels(result).inc()
+        self._look_seconds.observe(seconds)
+
+    def waited(self, seconds: float) -> None:
+        self._wait_seconds.observe(seconds)
+
+    def synced(self, source: str, result: str, seconds: float) -> None:
+        self._syncs.labels(source, result).inc()
+        self._sync_seconds.observe(seconds)
+
+    # -- as a Collector
+    def collect(self) -> Iterable[Family]:
+        yield _reading("build_info", 1, __version__)
+        yield _reading("leader", 1)
+        if self.queue is not None:
+            queue = self.queue()
+            yield _reading("queue_depth", queue.depth)
+            yield _reading("queue_adds_total", queue.adds)
+            yield _reading("queue_retries_total", queue.retries)
+            yield _reading("queue_longest_running_seconds", queue.longest_running)
+        if self.status_write_errors is not None:
+            yield _reading("status_write_errors_total", self.status_write_errors())
+        for counted in (self._looks, self._look_seconds, self._wait_seconds, self._syncs, self._sync_seconds):
+            yield from counted.collect()
+
+
+def _of_process(name: str) -> Metric:
+    return next(metric for metric in OF_PROCESS if metric.name == PREFIX + name)
+
+
+def _counter(name: str) -> Counter:
+    metric = _of_process(name)
+    counter = Counter(metric.name, metric.help, metric.labels, registry=None)
+    for values in metric.from_start:
+        counter.labels(*values)
+    return counter
+
+
+def _live_histogram(name: str) -> Histogram:
+    metric = _of_process(name)
+    return Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=None)
+
+
+def _reading(name: str, value: float, *labels: str) -> Family:
+    metric = _of_process(name)
+    kind = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=metric.labels)
+    family.add_metric(labels, value)
+    return family
+
+
+# == The page ========================================================================================================
+class MetricsPage:
+    """The exposition as bytes, rendered by a thread of its own. While the store is away its series are absent: what is
+    not known is not told as if it were news."""
+
+    def __init__(self, process: Collector, store: Collector) -> None:
+        self._process = CollectorRegistry(auto_describe=False)
+        self._process.register(process)
+        self._store = CollectorRegistry(auto_describe=False)
+        self._store_collector = store
         self._bytes = b""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_rendering, name="metrics", daemon=True)
 
     def start(self) -> None:
-        self._registry.register(self._collector)
+        self._store.register(self._store_collector)
         self.render()
         self._thread.start()
 
@@ -318,9 +415,11 @@ class MetricsPage:
 
     def render(self) -> None:
         try:
-            self._bytes = generate_latest(self._registry)
+            stored = generate_latest(self._store)
         except Unavailable as error:
-            log.warning("metrics_not_rendered", why=str(error))
+            log.warning("metrics_of_jobs_not_rendered", why=str(error))
+            stored = b""
+        self._bytes = stored + generate_latest(self._process)
 
     def _keep_rendering(self) -> None:
         while not self._stop.wait(RENDER_INTERVAL):

@@ -8,8 +8,9 @@ environment, and what carries the mark, or descends from what carries it, belong
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import psutil
@@ -20,23 +21,27 @@ MARK = "RECONCILER_SLICE"
 PATIENCE = 10.0
 """Seconds between TERM and KILL."""
 
+SHORTEST, LONGEST = 0.01, 0.2
+"""Seconds between two looks at what is being ended."""
+
 
 def marked(value: str) -> tuple[psutil.Process, ...]:
     """Every process of this machine, as far as it may be read, whose mark is `value`; this one is left out."""
-    wanted = f"{MARK}={value}".encode()
     found = []
-    me = psutil.Process().pid
+    me = os.getpid()
     for pid in psutil.pids():
-        if pid == me:
-            continue
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:  # it ended meanwhile, or belongs to somebody else
-            continue
-        if wanted in environment.split(b"\0"):
+        if pid != me and _carries(pid, value):
             with contextlib.suppress(psutil.NoSuchProcess):
                 found.append(psutil.Process(pid))
     return tuple(found)
+
+
+def _carries(pid: int, value: str) -> bool:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # it ended meanwhile, or belongs to somebody else
+        return False
+    return f"{MARK}={value}".encode() in environment.split(b"\0")
 
 
 def descendants(pid: int) -> tuple[psutil.Process, ...]:
@@ -48,17 +53,53 @@ def descendants(pid: int) -> tuple[psutil.Process, ...]:
 
 
 def end(processes: Iterable[psutil.Process], patience: float = PATIENCE) -> None:
-    """TERM them, then KILL what is left after `patience` seconds. Returns when none of them runs any more.
+    """TERM them and everything below them, then KILL what is left after `patience` seconds. Returns when none of them
+    runs any more, what they started meanwhile included.
 
     One that this user may not signal (it became somebody else) is left to the end of its parents. Ended children of
     this process stay zombies: reaping them is up to whoever started them.
     """
-    waiting = [process for process in processes if _signalled(process.terminate)]
+    given = frozenset(processes)
+    _end_all(lambda: given, patience)
+
+
+def end_slice(value: str, patience: float = PATIENCE) -> None:
+    """End every process with this mark, and everything below them that has lost it (sudo clears the environment).
+
+    This process stays, and so does all that it started itself, unless it is of the slice too: then what is below it is.
+    """
+    mine = _carries(os.getpid(), value)
+    _end_all(lambda: (*marked(value), *(descendants(os.getpid()) if mine else ())), patience)
+
+
+def _end_all(search: Callable[[], Collection[psutil.Process]], patience: float) -> None:
+    """Search until nothing was found twice in a row: one may fork and end between two steps of a search, or start
+    another in its place while it is being ended. What was found once is kept in mind, for without its parent nothing
+    may lead to it any more."""
     deadline = time.monotonic() + patience
-    while (waiting := [process for process in waiting if _runs(process)]) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    while waiting := [process for process in waiting if _runs(process) and _signalled(process.kill)]:
-        time.sleep(0.02)
+    known: set[psutil.Process] = set()
+    told: set[psutil.Process] = set()
+    out_of_reach: set[psutil.Process] = set()
+    pause, quiet = SHORTEST, 0
+    while quiet < 2:
+        alive = _with_descendants({process for process in {*known, *search()} if _runs(process)}) - out_of_reach
+        known |= alive
+        late = time.monotonic() >= deadline
+        for process in alive if late else alive - told:
+            told.add(process)
+            if not _signalled(process.kill if late else process.terminate):
+                out_of_reach.add(process)
+        if alive:
+            time.sleep(pause)
+            pause = min(pause * 1.5, LONGEST)
+        quiet = 0 if alive else quiet + 1
+
+
+def _with_descendants(processes: set[psutil.Process]) -> set[psutil.Process]:
+    me = os.getpid()
+    return processes | {
+        below for process in processes for below in descendants(process.pid) if below.pid != me and _runs(below)
+    }
 
 
 def _signalled(signal: Callable[[], None]) -> bool:
@@ -74,11 +115,3 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def end_slice(value: str, patience: float = PATIENCE) -> None:
-    """End every process with this mark, and everything below them that has lost it (sudo clears the environment),
-    until a search finds none."""
-    while found := marked(value):
-        below = [child for process in found for child in descendants(process.pid)]
-        end({*found, *below}, patience)

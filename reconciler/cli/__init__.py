@@ -1,6 +1,14 @@
 """The command line: `reconciler …`. Exit codes: 0 ok, 1 the work failed, 2 wrong usage or an invalid manifest, 3 changes
 planned, 4 cannot tell, 130 interrupted."""
 
-from reconciler.cli.commands import app
+import typer
+
+from reconciler.cli import asking, checking, looking, running, system
+
+app = typer.Typer(
+    name="reconciler", no_args_is_help=True, help="GitOps for Ansible batches.", pretty_exceptions_enable=False
+)
+for part in (running, checking, looking, asking, system):
+    part.add_to(app)
 
 __all__ = ["app"]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
 import yaml
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from reconciler.core.facts import Cause, ChildStatus
 from reconciler.core.planning import Desired, Plan
 from reconciler.core.status import JobStatus, Phase
 
-out = Console(soft_wrap=True, highlight=False)
+PIPE_WIDTH = 200
+"""Columns of a table that no terminal shows."""
+
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -61,25 +66,49 @@ def data(documents: Any, form: Format) -> None:
         out.print(yaml.safe_dump(documents, sort_keys=False, allow_unicode=True), end="", markup=False)
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Rows may hold markup; what comes from outside is escaped by the caller."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         drawn.add_column(title, overflow="fold")
     for row in rows:
         drawn.add_row(*row)
-    out.print(drawn)
+    return drawn
 
 
-def overview(statuses: Sequence[JobStatus]) -> None:
+def overview(statuses: Sequence[JobStatus]) -> Table:
     rows = []
     for job in statuses:
         body = job.status
         held = " (suspended)" if body.suspended else ""
-        rows.append(
-            (job.metadata.name, phase(body.phase) + held, body.progress, body.strategy.value, escape(body.message))
-        )
-    table(("NAME", "PHASE", "PROGRESS", "STRATEGY", "MESSAGE"), rows)
+        strategy = body.strategy.value if body.strategy is not None else ""
+        rows.append((job.metadata.name, phase(body.phase) + held, body.progress, strategy, escape(body.message)))
+    return table(("NAME", "PHASE", "PROGRESS", "STRATEGY", "MESSAGE"), rows)
+
+
+def problem(path: str, line: int, column: int, message: str, hint: str) -> None:
+    """What is wrong with a manifest, as editors and CI read it, on stderr."""
+    err.print(f"{path}:{line}:{column}: {message}", markup=False)
+    if hint:
+        err.print(f"  hint: {hint}", markup=False)
+
+
+def preview_data(desired: Desired, causes: Sequence[Cause], planned: Plan) -> dict[str, Any]:
+    """What would become of one job, for programs."""
+    blocked = planned.blocked
+    return {
+        "name": desired.record.key.name,
+        "source": desired.record.key.source,
+        "playbook": desired.spec.playbook,
+        "verdict": planned.verdict.value,
+        "runs": bool(planned.actions),
+        "causes": [{"kind": cause.kind.value, "message": cause.message} for cause in causes],
+        "waves": [list(wave) for wave in planned.waves],
+        "blocked": None
+        if blocked is None
+        else {"reason": blocked.reason.value, "message": blocked.message, "hint": blocked.hint},
+        "warnings": list(planned.warnings),
+    }
 
 
 def preview(desired: Desired, causes: Sequence[Cause], planned: Plan) -> None:
@@ -100,30 +129,37 @@ def preview(desired: Desired, causes: Sequence[Cause], planned: Plan) -> None:
         out.print("  nothing would run")
 
 
-def one(job: JobStatus) -> None:
+def one(job: JobStatus) -> Group:
+    """One batch: what matters most first."""
     body = job.status
-    out.print(f"[bold]{job.metadata.source}/{job.metadata.name}[/]  {phase(body.phase)}  {escape(body.message)}")
-    out.print(f"  {body.progress}, generation {job.metadata.generation}, {escape(body.revision[:30])}")
+    parts: list[RenderableType] = []
+
+    def line(text: str = "") -> None:
+        parts.append(Text.from_markup(text))
+
+    line(f"[bold]{job.metadata.source}/{job.metadata.name}[/]  {phase(body.phase)}  {escape(body.message)}")
+    line(f"  {body.progress}, generation {job.metadata.generation}, {escape(body.revision[:30])}")
     if body.run is not None:
-        out.print(f"  run {body.run.id} ({body.run.cause})")
+        line(f"  run {body.run.id} ({body.run.cause})")
     covered = body.coverage
-    out.print(
+    line(
         f"  coverage: {covered.up_to_date} of {covered.selected} up to date, {covered.behind} behind, {covered.never} never"
     )
     for condition in body.conditions:
         if condition.type in ("Stalled", "Suspended") or condition.status == "False":
-            out.print(f"  {condition.type}={condition.status} {condition.reason}: {escape(condition.message)}")
+            line(f"  {condition.type}={condition.status} {condition.reason}: {escape(condition.message)}")
     for warning in body.warnings:
-        out.print(f"  [yellow]warning[/] {escape(warning)}")
+        line(f"  [yellow]warning[/] {escape(warning)}")
     if body.failures:
-        out.print("\n[bold]Failures[/]")
+        line("")
+        line("[bold]Failures[/]")
         for group in body.failures:
             task = f" in task '{group.task}'" if group.task else ""
             hosts = ", ".join(group.examples) + (", …" if group.hosts > len(group.examples) else "")
-            out.print(f"  {group.hosts} {child(group.status)}{escape(task)}: {escape(group.message)}")
-            out.print(f"    {group.reason}: {escape(hosts)}")
+            line(f"  {group.hosts} {child(group.status)}{escape(task)}: {escape(group.message)}")
+            line(f"    {group.reason}: {escape(hosts)}")
     if body.children:
-        out.print()
+        line()
         rows = [
             (
                 view.host,
@@ -134,4 +170,5 @@ def one(job: JobStatus) -> None:
             )
             for view in body.children
         ]
-        table(("HOST", "WAVE", "STATUS", "REASON", "MESSAGE"), rows)
+        parts.append(table(("HOST", "WAVE", "STATUS", "REASON", "MESSAGE"), rows))
+    return Group(*parts)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -124,6 +124,7 @@ class StartSlice:
 
     id: SliceId
     fence: int
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +250,7 @@ def _go_on(desired: Desired, observed: Observed, run: Run, now: datetime) -> Pla
         actions.append(SkipHosts(run.job_id, in_bucket[Bucket.TO_SKIP], ending.stop.reason, ending.stop.message))
     due = [part for part in open_slices if part.state is SliceState.PLANNED and part.stop is None]
     if ending is None or not ending.kill:
-        actions += [StartSlice(p.id, p.fence) for p in due if p.not_before is None or p.not_before <= now]
+        actions += [StartSlice(p.id, p.fence, p.restarts) for p in due if p.not_before is None or p.not_before <= now]
     alarms = [part.not_before for part in due if part.not_before is not None and part.not_before > now]
     wake_at = min(alarms, default=None)
     ahead = split_into_waves(in_bucket[Bucket.NEXT_WAVE] + in_bucket[Bucket.LATER], limit)
@@ -294,9 +295,20 @@ def _next_wave(run: Run, hosts: tuple[str, ...], steering: BatchJobSpec) -> Star
     attempt = 1
     number = max((child.wave for child in run.children if child.wave is not None), default=0) + 1
     size = steering.hosts_per_process or len(hosts)
-    parts = (hosts[i : i + size] for i in range(0, len(hosts), size))
+    parts = _without_namesakes(run, [hosts[i : i + size] for i in range(0, len(hosts), size)])
     slices = tuple(PlannedSlice(slice_id(run.job_id, number, attempt, part), part) for part in parts)
     return StartWave(run.job_id, number, attempt, slices)
+
+
+def _without_namesakes(run: Run, parts: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """Slices run side by side, and a machine in two of them would wait for itself for ever: so its further names are
+    left for a later wave."""
+    machine = {child.host: child.host_key for child in run.children}
+    taken: set[str] = set()
+    for part in parts:
+        if free := tuple(host for host in part if machine[host] not in taken):
+            yield free
+        taken |= {machine[host] for host in part}
 
 
 def _finish(run: Run) -> FinishRun:
@@ -436,6 +448,7 @@ def split_into_waves(hosts: tuple[str, ...], limit: int) -> tuple[tuple[str, ...
 
 
 def slice_id(run: str, wave: int, attempt: int, hosts: Sequence[str]) -> SliceId:
+    """The same for the same part of the same wave, so that planning it again is no second slice."""
     digest = hashlib.sha256("\n".join(hosts).encode()).hexdigest()[:10]
     return SliceId(f"{run}.w{wave}.a{attempt}.{digest}")
 

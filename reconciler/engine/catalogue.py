@@ -92,7 +92,7 @@ class Catalogue:
                 changed.append(after)
                 causes += _causes(after, entry.job, before)
 
-        unclear = self._newly_rejected(rejected, live)
+        unclear = self._rejected_paths(rejected)
         absent = [record for name, record in live.items() if name not in given]
         held: list[str] = []
         for record in absent:
@@ -133,16 +133,16 @@ class Catalogue:
             seen_at=before.seen_at if before is not None and kept else now,
         )
 
-    def _newly_rejected(self, rejected: Sequence[Rejected], live: Mapping[str, ManifestRecord]) -> Mapping[str, int]:
-        """Rejected files that no job came from, by the sync that first saw them so."""
-        known = {record.path for record in live.values()}
-        paths = {entry.path for entry in rejected} - known
+    def _rejected_paths(self, rejected: Sequence[Rejected]) -> Mapping[str, int]:
+        """Rejected files by the sync that first saw them so. One that gives other jobs counts too: a manifest may have
+        been moved into it."""
+        paths = {entry.path for entry in rejected}
         self._rejected_since = {path: self._rejected_since.get(path, self._syncs) for path in paths}
         return self._rejected_since
 
     def _may_be_renamed(self, record: ManifestRecord, unclear: Mapping[str, int]) -> bool:
-        """Whether a file that can't be read may be this job's manifest under another path: it came when this one
-        went, or before anybody looked."""
+        """Whether a rejected file may hold this job's manifest now: it turned so when this one went, or before
+        anybody looked."""
         missing = self._missing_since.get(record.key.name, self._syncs)
         return any(since >= missing for since in unclear.values())
 

@@ -1,29 +1,31 @@
 """The daemon: threads that bring jobs to the queue, and threads that look at them.
 
 watch (one per source)  → sync → the jobs that changed
-resync                  → sync of every source, and a look at every job
+resync                  → sync of every source, and a look at every job that does not rest
 wake                    → the `events` table: whoever changed something, in whatever process
 supervise               → slices whose process is gone
+trim                    → logs and events that nobody keeps any longer
 workers                 → one look at one job at a time
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
 
 import structlog
 
-from reconciler.core.errors import ReconcilerError, Unavailable
-from reconciler.core.facts import JobKey
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.facts import JobKey, Slice, SliceState
+from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.reconcile import Look, Reconciler, SourceView
 from reconciler.engine.sources import SourceKeeper
-from reconciler.ports import Clock, Executor, JobStore, Liveness
+from reconciler.ports import Clock, Executor, JobStore, Liveness, Meter, Request, RequestKind
 
 log = structlog.get_logger()
 
@@ -35,6 +37,24 @@ class Pace:
     resync: timedelta = timedelta(seconds=60)
     wake: timedelta = timedelta(seconds=0.2)
     supervise: timedelta = timedelta(seconds=1)
+    trim: timedelta = timedelta(hours=1)
+
+
+EVENTS_KEPT = 100_000
+EVENTS_TTL = timedelta(days=30)
+"""How many events are kept for those who read them late, and for how long."""
+
+GIVE_UP = 4
+"""So many failures of a look, or of a start of a slice, one after the other, and who waits for rest waits no longer:
+about 10 to 20 seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedLook:
+    """A look at a job that could not be finished; it is tried again."""
+
+    message: str
+    times: int
 
 
 class Daemon:
@@ -48,6 +68,7 @@ class Daemon:
         keepers: Mapping[str, SourceKeeper],
         clock: Clock,
         *,
+        meter: Meter,
         workers: int,
         pace: Pace = Pace(),
     ) -> None:
@@ -56,31 +77,36 @@ class Daemon:
         self._reconciler = reconciler
         self._keepers = keepers
         self._clock = clock
+        self._meter = meter
         self._workers = workers
         self._pace = pace
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._waiting: set[JobKey] = set()
-        self._alarms: dict[JobKey, float] = {}
-        self._failed: dict[JobKey, str] = {}
+        self._alarms: set[JobKey] = set()
+        self._failed: dict[JobKey, FailedLook] = {}
         self._seen = 0
-        self.queue = WorkQueue(clock, Random())
+        self._draining = False
+        self._news = threading.Event()
+        self.queue = WorkQueue(clock, Random(), meter.waited)
 
     # -- life --------------------------------------------------------------------------------------------------------
-    def start(self, *, watch: bool = True) -> None:
-        """Read every source once, then start all threads. A source that can't be read is tried again later."""
+    def start(self, *, once: bool = False) -> None:
+        """Read every source, then start all threads. A source that can't be read is tried again later; `once`: the
+        sources are not read again."""
         self._seen = self._store.last_event()
         for keeper in self._keepers.values():
             self._sync(keeper, everything=True)
-        jobs = [(self._work, f"worker-{number}") for number in range(self._workers)]
-        jobs += [(self._wake, "wake"), (self._supervise, "supervise"), (self._resync, "resync")]
-        for target, name in jobs:
-            self._thread(target, name)
-        if watch:
-            for keeper in self._keepers.values():
-                thread = threading.Thread(target=self._watch, args=(keeper,), name="watch", daemon=True)
-                thread.start()
-                self._threads.append(thread)
+        for number in range(self._workers):
+            self._thread(self._work, f"worker-{number}")
+        self._thread(lambda: self._every(self._pace.wake, self._read_events), "wake")
+        self._thread(lambda: self._every(self._pace.supervise, self._look_at_open_slices), "supervise")
+        if once:
+            return
+        self._thread(lambda: self._every(self._pace.resync, self.resync), "resync")
+        self._thread(lambda: self._every(self._pace.trim, self.trim, at_once=True), "trim")
+        for keeper in self._keepers.values():
+            self._thread(self._watcher(keeper), f"watch-{keeper.source.name}")
 
     def stop(self) -> None:
         """Stop looking at jobs. What runs goes on in its own processes, and is found again."""
@@ -101,60 +127,116 @@ class Daemon:
 
     def slice_ended(self) -> None:
         """The process of a slice is over: see what it left."""
-        self._look_at_open_slices()
+        self._attempt(self._look_at_open_slices)
+        self._news.set()
 
-    def wait_until_rest(self, interrupted: threading.Event) -> None:
-        """Return when no slice runs and nothing can start or is due, or when interrupted."""
-        while not interrupted.is_set():
-            self._read_events()
-            if self.queue.wait_idle(0.2) and self._resting():
-                return
+    def drain(self) -> None:
+        """Start nothing more: no run, no wave. What runs goes on to its end."""
+        self._draining = True
+        self._reconciler.drain()
 
-    def _resting(self) -> bool:
-        if self._store.open_slices() or self._store.last_event() != self._seen:
+    def cancel_everything(self, by: str, reason: str) -> None:
+        """Ask every run that has something running to end."""
+        for run in sorted({part.run for part in self._store.open_slices()}):
+            key = self._store.key_of_run(run)
+            if key is not None:
+                self._store.add_request(
+                    Request(f"interrupt:{run}", RequestKind.CANCEL, key, run, by, reason, self._clock.now())
+                )
+
+    def rested(self, wait: float) -> bool:
+        """Whether no slice runs and nothing can start or is due; if not, after something happened or `wait` seconds
+        went by. What waits for something outside, or fails again and again, is not waited for."""
+        self._news.clear()
+        self._read_events()
+        if self.queue.wait_idle(wait) and self._nothing_left():
+            return True
+        self._news.wait(wait)
+        return False
+
+    def _nothing_left(self) -> bool:
+        open_slices = self._store.open_slices()
+        unstartable = [part for part in open_slices if self._seems_unstartable(part)]
+        if len(open_slices) > len(unstartable):
             return False
-        return not self._alarms and not self._waiting and not self._failed and self.queue.next_due() != 0.0
+        if self._store.last_event() != self._seen or self.queue.next_due() == 0.0:
+            return False
+        if self._draining:
+            return True
+        trying = any(failed.times < GIVE_UP for failed in tuple(self._failed.values()))
+        for_them = {self._store.key_of_run(part.run) for part in unstartable}
+        return not trying and not self._waiting - for_them and not self._alarms - for_them
 
-    def _thread(self, target: object, name: str) -> None:
-        thread = threading.Thread(target=target, name=name, daemon=True)  # type: ignore[arg-type]
+    def _seems_unstartable(self, part: Slice) -> bool:
+        if part.state is not SliceState.PLANNED or part.restarts < GIVE_UP:
+            return False
+        return self._executor.liveness(part.id, part.fence) is not Liveness.ALIVE
+
+    def failures(self) -> Mapping[JobKey, FailedLook]:
+        """Looks that could not be finished so far."""
+        return dict(self._failed)
+
+    def _thread(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
         self._threads.append(thread)
 
+    def _every(self, pause: timedelta, step: Callable[[], None], *, at_once: bool = False) -> None:
+        """Do a step again and again until the end. No error ends it: a daemon that only seems to live is worse."""
+        while at_once or not self._stop.wait(pause.total_seconds()):
+            at_once = False
+            self._attempt(step)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        """A step that will be done again anyhow: its failure is told, and that is all."""
+        try:
+            step()
+        except ReconcilerError as error:
+            self._notice(error)
+            log.warning("step_failed", step=step.__name__, reason=error.reason.value, why=str(error))
+        except Exception:
+            log.exception("step_failed_by_a_bug", step=step.__name__)
+
     # -- bringing jobs to the queue ----------------------------------------------------------------------------------
     def _sync(self, keeper: SourceKeeper, *, everything: bool = False) -> None:
+        """Read a source and queue the jobs that changed; `everything`: all that do not rest."""
+        started = self._clock.monotonic()
+        name = keeper.source.name
         try:
             changed = keeper.sync()
-            if everything:
-                changed |= {record.key for record in self._store.manifests(keeper.source.name).values()}
         except ReconcilerError as error:
-            log.warning("source_not_read", source=keeper.source.name, reason=error.reason.value, why=str(error))
+            self._meter.synced(name, "error", self._clock.monotonic() - started)
+            log.warning("source_not_read", source=name, reason=error.reason.value, why=str(error))
+            # What runs is seen to its end all the same.
+            for run in {part.run for part in self._store.open_slices()}:
+                self._add_job_of(run)
             return
+        self._meter.synced(name, "success", self._clock.monotonic() - started)
+        if everything:
+            changed |= {record.key for record in self._store.manifests(name).values()} - self._reconciler.resting(name)
         for key in sorted(changed):
             self.queue.add(key)
 
-    def _watch(self, keeper: SourceKeeper) -> None:
-        while not self._stop.is_set():
-            try:
-                keeper.source.watch(lambda: self._sync(keeper), self._stop)
-            except Unavailable as error:
-                log.warning("source_not_watched", source=keeper.source.name, why=str(error))
-                self._stop.wait(self._pace.resync.total_seconds())
+    def resync(self) -> None:
+        """Find what nobody noticed, and give up copies that nobody needs."""
+        for keeper in self._keepers.values():
+            self._sync(keeper, everything=True)
+            keeper.source.release(self._store.revisions_in_use(keeper.source.name))
 
-    def _resync(self) -> None:
-        while not self._stop.wait(self._pace.resync.total_seconds()):
-            for keeper in self._keepers.values():
-                self._sync(keeper, everything=True)
-                try:
-                    keeper.source.release(self._store.revisions_in_use(keeper.source.name))
-                except ReconcilerError as error:
-                    log.warning("snapshots_not_released", source=keeper.source.name, why=str(error))
+    def trim(self) -> None:
+        """Remove what the `history` of each manifest, and nobody who reads events, keeps any longer."""
+        for name in self._keepers:
+            for record in self._store.manifests(name).values():
+                if self._stop.is_set():
+                    return
+                self._reconciler.trim(record)
+        self._store.trim_events(EVENTS_KEPT, self._clock.now() - EVENTS_TTL)
 
-    def _wake(self) -> None:
-        while not self._stop.wait(self._pace.wake.total_seconds()):
-            try:
-                self._read_events()
-            except Unavailable as error:
-                log.warning("store_unavailable", why=str(error))
+    def _watcher(self, keeper: SourceKeeper) -> Callable[[], None]:
+        def watch() -> None:
+            keeper.source.watch(lambda: self._sync(keeper), self._stop)
+
+        return lambda: self._every(self._pace.resync, watch, at_once=True)
 
     def _read_events(self) -> None:
         events = self._store.events_after(self._seen)
@@ -167,23 +249,16 @@ class Daemon:
         if events:
             self._seen = max(self._seen, events[-1].sequence)
 
-    def _supervise(self) -> None:
-        while not self._stop.wait(self._pace.supervise.total_seconds()):
-            self._look_at_open_slices()
-
     def _look_at_open_slices(self) -> None:
         """A look at the job decides; here it is only noticed that one is due."""
-        try:
-            for part in self._store.open_slices():
-                if self._executor.liveness(part.id, part.fence) is not Liveness.ALIVE:
-                    found = self._run_key(part.run)
-                    if found is not None:
-                        self.queue.add(found)
-        except Unavailable as error:
-            log.warning("store_unavailable", why=str(error))
+        for part in self._store.open_slices():
+            if self._executor.liveness(part.id, part.fence) is not Liveness.ALIVE:
+                self._add_job_of(part.run)
 
-    def _run_key(self, run: str) -> JobKey | None:
-        return self._store.key_of_run(run)
+    def _add_job_of(self, run: str) -> None:
+        key = self._store.key_of_run(run)
+        if key is not None:
+            self.queue.add(key)
 
     # -- looking at jobs ---------------------------------------------------------------------------------------------
     def _work(self) -> None:
@@ -197,32 +272,48 @@ class Daemon:
                 self.queue.done(key)
 
     def _look(self, key: JobKey) -> None:
+        started = self._clock.monotonic()
         try:
             look = self._reconciler.look(key)
         except ReconcilerError as error:
-            self._failed[key] = str(error)
-            pause = self.queue.retry(key)
+            self._notice(error)
+            pause = self._retry(key, str(error))
             log.warning(
                 "look_failed", job=str(key), reason=error.reason.value, why=str(error), again_in=round(pause, 1)
             )
+            if error.reason is Reason.SOURCE_MOVED:
+                self._attempt(self.resync)
+            result = "error"
         except Exception:
-            self._failed[key] = "bug"
-            pause = self.queue.retry(key)
+            pause = self._retry(key, "a bug; see the log")
             log.exception("look_failed_by_a_bug", job=str(key), again_in=round(pause, 1))
+            result = "error"
         else:
             self.queue.forget(key)
             self._failed.pop(key, None)
             self._remember(key, look)
+            result = "waiting" if look.waits or look.outside else "success"
+        self._meter.looked(result, self._clock.monotonic() - started)
+
+    def _notice(self, error: ReconcilerError) -> None:
+        if error.reason is Reason.STORE_UNAVAILABLE:
+            self._reconciler.store_was_away()
+
+    def _retry(self, key: JobKey, message: str) -> float:
+        before = self._failed.get(key)
+        self._failed[key] = FailedLook(message, 1 if before is None else before.times + 1)
+        return self.queue.retry(key)
 
     def _remember(self, key: JobKey, look: Look) -> None:
         if look.waits:
             self._waiting.add(key)
         else:
             self._waiting.discard(key)
-        if look.again is None:
-            self._alarms.pop(key, None)
+        if look.again is None or look.outside:
+            self._alarms.discard(key)
         else:
-            self._alarms[key] = look.again
+            self._alarms.add(key)
+        if look.again is not None:
             self.queue.add_after(key, look.again)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -38,7 +39,9 @@ class QueueFacts:
 class WorkQueue:
     """Safe for any number of threads."""
 
-    def __init__(self, clock: Clock, random: Random) -> None:
+    def __init__(self, clock: Clock, random: Random, waited: Callable[[float], None] = lambda _: None) -> None:
+        """`waited` is told, each time a key is taken, for how many seconds it had been due."""
+        self._waited = waited
         self._clock = clock
         self._random = random
         self._changed = threading.Condition()
@@ -88,8 +91,9 @@ class WorkQueue:
                 now = self._clock.monotonic()
                 self._ring(now)
                 if self._due:
-                    key, _ = self._due.popitem(last=False)
+                    key, since = self._due.popitem(last=False)
                     self._running[key] = now
+                    self._waited(now - since)
                     return key
                 if deadline is not None and now >= deadline:
                     return None

@@ -11,14 +11,25 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
 import structlog
 
-from reconciler.core.errors import Unavailable
-from reconciler.core.facts import Cause, CauseKind, JobKey, ManifestRecord, Observed, Slice, SliceId, SliceState, Stop
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.facts import (
+    Cause,
+    CauseKind,
+    JobKey,
+    ManifestRecord,
+    Observed,
+    Revision,
+    Slice,
+    SliceId,
+    SliceState,
+    Stop,
+)
 from reconciler.core.planning import (
     Action,
     Desired,
@@ -30,12 +41,13 @@ from reconciler.core.planning import (
     StartSlice,
     StartWave,
     StopSlices,
+    Verdict,
     plan,
 )
 from reconciler.core.reasons import Reason
-from reconciler.core.status import report
+from reconciler.core.report import WaitsFor, report
 from reconciler.engine.causes import due_causes
-from reconciler.engine.resolve import Resolver
+from reconciler.engine.resolve import Resolver, blocked_by
 from reconciler.ports import (
     Admitted,
     Busy,
@@ -69,11 +81,12 @@ RESTART_MOST = timedelta(minutes=5)
 @dataclass(frozen=True, slots=True)
 class Look:
     """What one look came to. `again`: look again in so many seconds; None: only when something happens. `waits`: hosts
-    or slots that another run has."""
+    or slots that another run has. `outside`: nothing can be done before something outside (an inventory, a source)
+    can be read again."""
 
-    plan: Plan | None = None
     again: float | None = None
     waits: bool = False
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +95,14 @@ class SourceView:
 
     source: Source
     current: Callable[[], Snapshot | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """What a job was seen with when nothing was left to do for it."""
+
+    revision: Revision
+    inventory: str
 
 
 class Reconciler:
@@ -109,51 +130,123 @@ class Reconciler:
         self._max_running = max_running
         self._status_children = status_children
         self._lease = lease
+        self._draining = False
+        self._answers_since = clock.monotonic()
+        self._rests: dict[JobKey, _Rest] = {}
+
+    def store_was_away(self) -> None:
+        """No lease could be renewed: each gets one full term from now on before it counts as over."""
+        self._answers_since = self._clock.monotonic()
+
+    def drain(self) -> None:
+        """From now on open no run and admit no wave; what is admitted is seen to its end."""
+        self._draining = True
+
+    def resting(self, source: str) -> frozenset[JobKey]:
+        """Jobs that a look would leave as it finds them: nobody asked for anything, and the source and its inventory
+        are as they were at the last look. A few queries for the whole source."""
+        view = self._sources(source)
+        snapshot = view.current() if view is not None else None
+        if snapshot is None:
+            return frozenset()
+        quiet = self._store.at_rest(source)
+        inventories: dict[tuple[str, ...], str | None] = {}
+        found = set()
+        for name, record in self._store.manifests(source).items():
+            rest = self._rests.get(record.key)
+            if name not in quiet or rest is None or rest.revision != snapshot.revision:
+                continue
+            paths = record.spec.inventory
+            if paths not in inventories:
+                inventories[paths] = self._resolver.inventory_digest(snapshot, paths)
+            if rest.inventory == inventories[paths]:
+                found.add(record.key)
+        return frozenset(found)
+
+    def trim(self, record: ManifestRecord) -> int:
+        """Remove logs and attempts of runs that the manifest's `history` no longer keeps. Returns how many rows."""
+        history = record.spec.history
+        return self._store.trim(record.key, history.keep, self._clock.now() - history.ttl)
 
     def look(self, key: JobKey) -> Look:
         """Do all that is due for this job. Raises Unavailable when the store or the source is away."""
-        record = self._store.manifest(key)
+        self._rests.pop(key, None)
         source = self._sources(key.source)
-        snapshot = source.current() if source is not None else None
-        if record is None or source is None or snapshot is None:
-            return Look()
-        observed = self._observe(key)
+        self._settle_and_answer(key)
+        open_run: str | None = None
         for _ in range(ROUNDS):
+            record, snapshot, observed = self._see(key, source)
+            run = observed.run
+            if run is not None and run.open:
+                open_run = run.job_id
+            if record is None or (snapshot is None and (run is None or run.job_id != open_run)):
+                return Look()  # with the source away there is a run to see to its end, and its end to be told
             desired, snapshot = self._resolve(record, observed, source, snapshot)
             causes = due_causes(desired, observed)
             if causes:
-                known = len(observed.causes)
                 self._store.add_causes(causes)
-                observed = self._store.observe(key)
-                if len(observed.causes) > known:
+                if len(self._store.observe(key).causes) > len(observed.causes):
                     continue
             decided = plan(desired, observed, self._clock.now())
-            waits_for = self._perform_all(decided, desired, snapshot)
+            actions = self._allowed(decided.actions)
+            waits_for = self._perform_all(actions, desired, snapshot)
             observed = self._store.observe(key)
-            if waits_for is not None or all(isinstance(action, StartSlice) for action in decided.actions):
+            if waits_for is not None or all(isinstance(action, StartSlice) for action in actions):
                 self._say(desired, observed, decided, waits_for)
-                return Look(decided, self._again(decided, waits_for), waits_for is not None)
+                if snapshot is not None:
+                    self._remember_rest(decided, desired, snapshot)
+                return Look(self._again(decided, waits_for), waits_for is not None, decided.verdict is Verdict.WAITING)
         raise RuntimeError(f"{key} does not come to rest after {ROUNDS} plans")
 
+    def _allowed(self, actions: Sequence[Action]) -> Sequence[Action]:
+        """While draining nothing begins."""
+        return [a for a in actions if not (self._draining and isinstance(a, OpenRun | StartWave))]
+
+    def _remember_rest(self, decided: Plan, desired: Desired, snapshot: Snapshot) -> None:
+        if decided.actions or decided.wake_at is not None:
+            return
+        digest = self._resolver.inventory_digest(snapshot, desired.spec.inventory)
+        if digest is not None:
+            self._rests[desired.record.key] = _Rest(snapshot.revision, digest)
+
     # -- seeing ------------------------------------------------------------------------------------------------------
-    def _observe(self, key: JobKey) -> Observed:
+    def _see(self, key: JobKey, source: SourceView | None) -> tuple[ManifestRecord | None, Snapshot | None, Observed]:
+        """Manifest, source and what is known of the job, all of one moment: a run must not handle the causes of an edit
+        that it does not have, nor leave one behind for an edit that it has."""
+        while True:
+            snapshot = source.current() if source is not None else None
+            record = self._store.manifest(key)
+            observed = self._store.observe(key)
+            moved = source is not None and source.current() is not snapshot
+            if not moved and self._store.manifest(key) == record:
+                return record, snapshot, observed
+
+    def _settle_and_answer(self, key: JobKey) -> None:
         observed = self._store.observe(key)
-        changed = [self._answer(request, observed) for request in self._store.pending_requests(key)]
+        for request in self._store.pending_requests(key):
+            self._answer(request, observed)
         if observed.run is not None:
-            changed += [self._settle(part) for part in observed.run.slices if part.state.open]
-        return self._store.observe(key) if any(changed) else observed
+            for part in observed.run.slices:
+                if part.state.open:
+                    self._settle(part)
 
     def _resolve(
-        self, record: ManifestRecord, observed: Observed, source: SourceView, snapshot: Snapshot
-    ) -> tuple[Desired, Snapshot]:
-        """A run is opened on an unchanging copy and a fresh inventory; to look, the source as it is will do."""
-        opens = bool(observed.causes) and (observed.run is None or not observed.run.open)
+        self, record: ManifestRecord, observed: Observed, source: SourceView | None, snapshot: Snapshot | None
+    ) -> tuple[Desired, Snapshot | None]:
+        """A run is opened on an unchanging copy and a fresh inventory; to look, the source as it is will do. With the
+        source away, a run goes on with what it pinned, and nothing else is known."""
+        if source is None or snapshot is None:
+            return self._resolver.resolve_unseen(record, observed.run), None
+        opens = bool(observed.causes) and (observed.run is None or not observed.run.open) and not self._draining
         if opens and not record.spec.suspend and record.removed_at is None:
-            snapshot = source.source.keep(snapshot.revision)
-            return self._resolver.resolve(record, snapshot, fresh=True), snapshot
+            try:
+                kept = source.source.keep(snapshot.revision)
+            except Refused as error:
+                return replace(self._resolver.resolve(record, snapshot), playbook=blocked_by(error)), snapshot
+            return self._resolver.resolve(record, kept, fresh=True), kept
         return self._resolver.resolve(record, snapshot), snapshot
 
-    def _answer(self, request: Request, observed: Observed) -> bool:
+    def _answer(self, request: Request, observed: Observed) -> None:
         """Put a person's request into effect, or say why not."""
         match request.kind:
             case RequestKind.TRIGGER:
@@ -164,56 +257,60 @@ class Reconciler:
                 run = observed.run
                 if run is None or not run.open or run.job_id != request.run:
                     self._store.refuse_request(request, "refused: that run has ended")
-                    return True
+                    return
                 said = f": {request.reason}" if request.reason else ""
                 self._store.accept_cancel(request, Stop(Reason.CANCELLED, f"cancelled by {request.by}{said}"))
             case _:
                 assert_never(request.kind)
-        return True
 
-    def _settle(self, part: Slice) -> bool:
+    def _settle(self, part: Slice) -> None:
         """Decide over a slice whose process is gone. Whether it is gone is its executor's word, never a guess."""
-        if part.state is SliceState.PLANNED:
-            if self._executor.liveness(part.id, part.fence) is not Liveness.GONE:
-                return False
-            return self._start_again(part.id, part.fence, part.restarts, "its process ended before it began")
         liveness = self._executor.liveness(part.id, part.fence)
-        expired = part.lease_expires_at is not None and part.lease_expires_at + self._lease < self._clock.now()
-        if liveness is Liveness.ALIVE and not expired:
-            return False
+        if part.state is SliceState.PLANNED:
+            if liveness is Liveness.GONE:
+                self._start_again(part.id, part.fence, part.restarts, "its process ended before it began")
+            return
+        if liveness is Liveness.ALIVE and not self._expired(part):
+            return
         if self._executor.kill(part.id, part.fence) is not Liveness.GONE:
-            return False
+            return
         if part.state is SliceState.CLAIMED:
-            return self._start_again(part.id, part.fence, part.restarts, "its process ended before it began")
+            self._start_again(part.id, part.fence, part.restarts, "its process ended before it began")
+            return
         log.warning("slice_lost", slice=part.id, hosts=len(part.hosts))
-        settled = self._store.lose(part.id, part.fence, self._executor.recover(part.id))
+        self._store.lose(part.id, part.fence, self._executor.recover(part.id))
         self._executor.forget(part.id)
-        return settled
 
-    def _start_again(self, slice_id: SliceId, fence: int, restarts: int, message: str) -> bool:
+    def _expired(self, part: Slice) -> bool:
+        """Whether a process that seems to live has not renewed its lease, though it could have."""
+        could = self._clock.monotonic() - self._answers_since > self._lease.total_seconds()
+        return could and part.lease_expires_at is not None and part.lease_expires_at + self._lease < self._clock.now()
+
+    def _start_again(self, slice_id: SliceId, fence: int, restarts: int, message: str) -> None:
         pause = min(RESTART_MOST, RESTART_FIRST * 2 ** min(restarts, 10))
         log.warning("slice_restarts", slice=slice_id, after=pause.total_seconds(), why=message)
-        return self._store.requeue(slice_id, fence, self._clock.now() + pause, message)
+        self._store.requeue(slice_id, fence, self._clock.now() + pause, message)
 
     # -- doing -------------------------------------------------------------------------------------------------------
-    def _perform_all(self, decided: Plan, desired: Desired, snapshot: Snapshot) -> str | None:
-        """All actions in order, up to one that has to wait for another run; then that run's job."""
-        for action in decided.actions:
+    def _perform_all(self, actions: Sequence[Action], desired: Desired, snapshot: Snapshot | None) -> WaitsFor | None:
+        """All actions in order, up to one that has to wait for another run."""
+        for action in actions:
             answer = self._perform(action, desired, snapshot)
             if isinstance(answer, Busy):
-                return answer.holder
+                return WaitsFor(answer.reason, answer.holder)
         return None
 
-    def _perform(self, action: Action, desired: Desired, snapshot: Snapshot) -> Busy | None:
+    def _perform(self, action: Action, desired: Desired, snapshot: Snapshot | None) -> Busy | None:
         match action:
             case OpenRun():
+                assert snapshot is not None  # without one, no plan opens a run
                 self._store.open_run(self._new_run(action, desired, snapshot))
             case DropCauses():
                 self._store.drop_causes(desired.record.key, action.causes)
             case StartWave():
                 return self._start_wave(action)
             case StartSlice():
-                self._start(action.id, action.fence)
+                self._start(action)
             case StopSlices():
                 self._store.stop_slices(action.run, action.stop)
             case SkipHosts():
@@ -221,6 +318,7 @@ class Reconciler:
             case FinishRun():
                 if self._store.finish_run(action.run, action.status, action.reason, action.message):
                     log.info("run_finished", run=action.run, status=action.status.value, reason=action.reason.value)
+                self.trim(desired.record)
             case _:
                 assert_never(action)
         return None
@@ -255,16 +353,16 @@ class Reconciler:
             return None
         return answer
 
-    def _start(self, slice_id: SliceId, fence: int) -> None:
-        if self._executor.liveness(slice_id, fence) is Liveness.ALIVE:
+    def _start(self, part: StartSlice) -> None:
+        if self._executor.liveness(part.id, part.fence) is Liveness.ALIVE:
             return
         try:
-            self._executor.start(slice_id, fence)
+            self._executor.start(part.id, part.fence)
         except Unavailable as error:
-            self._start_again(slice_id, fence, 3, error.message)
+            self._start_again(part.id, part.fence, part.restarts, error.message)
 
     # -- saying ------------------------------------------------------------------------------------------------------
-    def _say(self, desired: Desired, observed: Observed, decided: Plan, waits_for: str | None) -> None:
+    def _say(self, desired: Desired, observed: Observed, decided: Plan, waits_for: WaitsFor | None) -> None:
         key = desired.record.key
         previous = self._store.status(key)
         status = report(
@@ -288,7 +386,7 @@ class Reconciler:
                 "see whether the disk is full and the state directory can be written",
             ) from error
 
-    def _again(self, decided: Plan, waits_for: str | None) -> float | None:
+    def _again(self, decided: Plan, waits_for: WaitsFor | None) -> float | None:
         if waits_for is not None:
             return BUSY_PAUSE.total_seconds()
         if decided.wake_at is None:

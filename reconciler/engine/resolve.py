@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
-from reconciler.core.facts import JobKey, ManifestRecord
+from reconciler.core.facts import JobKey, ManifestRecord, Revision, Run
 from reconciler.core.hosts import Host, select
 from reconciler.core.planning import Blocked, Desired, Limits
 from reconciler.core.playbook import PlaybookFacts, inspect_playbook, playbook_digest
 from reconciler.core.reasons import Reason
 from reconciler.ports import Hosts, Snapshot
+
+_Question = tuple[str, tuple[str, ...], tuple[str, ...]]
+"""All that an answer depends on beside the snapshot: playbook, inventory and extraVarsFiles of a spec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Resolver:
         self._limits = limits
         self._lock = threading.Lock()
         self._selected: dict[JobKey, tuple[str, str, tuple[Host, ...]]] = {}
-        self._inspected: dict[tuple[str, str], dict[tuple[str, tuple[str, ...]], _Inspected]] = {}
+        self._inspected: dict[tuple[str, str], dict[_Question, _Inspected]] = {}
 
     def resolve(self, record: ManifestRecord, snapshot: Snapshot, *, fresh: bool = False) -> Desired:
         """What `record` wants of this snapshot. Never raises for what is wrong in the source: that is part of the
@@ -43,6 +45,24 @@ class Resolver:
             playbook_digest=inspected.digest,
             limits=self._limits,
         )
+
+    def resolve_unseen(self, record: ManifestRecord, run: Run | None) -> Desired:
+        """What is left to say while the source can't be read: what the run in progress pinned."""
+        away = Blocked(
+            Reason.SOURCE_UNAVAILABLE,
+            f"the source {record.key.source} can't be read",
+            "see: reconciler sources",
+            permanent=False,
+        )
+        pinned = (run.revision, run.playbook_digest) if run is not None else (Revision(""), "")
+        return Desired(record, pinned[0], away, away, pinned[1], self._limits)
+
+    def inventory_digest(self, snapshot: Snapshot, paths: tuple[str, ...]) -> str | None:
+        """The same as long as these inventories give the same hosts; None while they can't be read."""
+        try:
+            return self._hosts.load(snapshot, paths).digest
+        except ReconcilerError:
+            return None
 
     def _select(self, record: ManifestRecord, snapshot: Snapshot, fresh: bool) -> tuple[Host, ...] | Blocked:
         known = self._selected.get(record.key)
@@ -70,15 +90,13 @@ class Resolver:
                     del self._inspected[other]
                 self._inspected[of_snapshot] = {}
             answers = self._inspected[of_snapshot]
-        question = (spec.playbook, spec.inventory)
+        question = (spec.playbook, spec.inventory, spec.extra_vars_files)
         if question not in answers:
             try:
                 answers[question] = self._inspect_afresh(record, snapshot)
             except Unavailable as error:
                 return _Inspected(blocked_by(error), "")
-        found = answers[question]
-        missing = _missing_files(spec.extra_vars_files, snapshot.files)
-        return _Inspected(missing, found.digest) if missing is not None else found
+        return answers[question]
 
     def _inspect_afresh(self, record: ManifestRecord, snapshot: Snapshot) -> _Inspected:
         def read(path: str) -> bytes | None:
@@ -90,23 +108,27 @@ class Resolver:
                 raise
 
         spec = record.spec
+        inventory = self._inventory_paths(snapshot, spec.inventory)
         try:
             facts = inspect_playbook(spec.playbook, read)
         except Refused as error:
-            return _Inspected(blocked_by(error), playbook_digest(spec.playbook, snapshot.files, (), spec.inventory))
-        return _Inspected(facts, playbook_digest(spec.playbook, snapshot.files, facts.imports, spec.inventory))
+            return _Inspected(blocked_by(error), playbook_digest(spec.playbook, snapshot.files, (), inventory))
+        digest = playbook_digest(spec.playbook, snapshot.files, facts.imports, inventory)
+        try:
+            for path in spec.extra_vars_files:
+                snapshot.read(path)
+        except Refused as error:
+            named = Refused(error.reason, f"spec.extraVarsFiles: {error.message}", error.hint)
+            return _Inspected(blocked_by(named), digest)
+        return _Inspected(facts, digest)
+
+    def _inventory_paths(self, snapshot: Snapshot, named: tuple[str, ...]) -> tuple[str, ...]:
+        """Variables beside an inventory count as the playbook's content, wherever the inventory is named."""
+        try:
+            return self._hosts.paths(snapshot, named)
+        except Refused:
+            return named  # what is wrong with it, the selection says
 
 
 def blocked_by(error: ReconcilerError) -> Blocked:
     return Blocked(error.reason, error.message, error.hint, permanent=isinstance(error, Refused))
-
-
-def _missing_files(paths: tuple[str, ...], files: Mapping[str, str]) -> Blocked | None:
-    missing = next((path for path in paths if path not in files), None)
-    if missing is None:
-        return None
-    return Blocked(
-        Reason.PATH_MISSING,
-        f"spec.extraVarsFiles names {missing}, which the source does not have",
-        "paths are relative to the root of the source",
-    )

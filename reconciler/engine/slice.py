@@ -21,6 +21,7 @@ import structlog
 
 from reconciler.core.errors import ReconcilerError, Unavailable
 from reconciler.core.facts import Revision, SliceId
+from reconciler.core.manifest import Timeouts
 from reconciler.core.reasons import Reason
 from reconciler.ports import (
     Beat,
@@ -59,8 +60,14 @@ class Rhythm:
     """How often log lines go to the store."""
 
 
+def as_pinned(work: SliceWork) -> Timeouts:
+    return work.spec.timeouts
+
+
 class SliceProcess:
-    """Runs one slice to its end. `project` finds the unchanging copy of a source at a revision."""
+    """Runs one slice to its end. `project` finds the unchanging copy of a source at a revision. `timeouts` says how
+    long things may take: they steer, so that a change in the middle of a run holds from its next wave on. `mark` is what
+    whoever started this process will look for; None: slice and fence."""
 
     def __init__(
         self,
@@ -70,6 +77,8 @@ class SliceProcess:
         clock: Clock,
         project: Callable[[str, Revision], Path],
         rhythm: Rhythm = Rhythm(),
+        timeouts: Callable[[SliceWork], Timeouts] = as_pinned,
+        mark: str | None = None,
     ) -> None:
         self._store = store
         self._runner = runner
@@ -77,6 +86,8 @@ class SliceProcess:
         self._clock = clock
         self._project = project
         self._rhythm = rhythm
+        self._timeouts = timeouts
+        self._mark = mark
         self._over = threading.Event()
         self._stop: StopKind | None = None
         self._renewed = clock.monotonic()
@@ -85,7 +96,8 @@ class SliceProcess:
         self._sequence = 0
 
     def run(self, slice_id: SliceId, fence: int, owner: str, directory: Path) -> bool:
-        """True if this process ran the slice; False if it was not its to run, or could not be started."""
+        """True once the result is in the store. False if it was not this process's to run, could not be started, or was
+        decided over by somebody else: what is spooled is to be kept then."""
         self._renewed = self._clock.monotonic()
         work = self._store.claim(slice_id, fence, owner, self._rhythm.lease)
         if work is None:
@@ -105,7 +117,8 @@ class SliceProcess:
 
     def _run(self, work: SliceWork, directory: Path) -> bool:
         try:
-            prepared = self._prepare(work, directory)
+            timeouts = self._timeouts(work)
+            prepared = self._prepare(work, timeouts, directory)
         except ReconcilerError as error:
             log.warning("slice_given_back", slice=work.slice_id, reason=error.reason.value, why=str(error))
             self._store.give_back(work.slice_id, work.fence, Reason.EXECUTOR_UNAVAILABLE, str(error))
@@ -113,16 +126,15 @@ class SliceProcess:
         if not self._store.mark_started(work.slice_id, work.fence):
             return False
         started = self._clock.monotonic()
-        deadline = started + work.spec.timeouts.wave.total_seconds()
+        deadline = started + timeouts.wave.total_seconds()
         result = prepared.run(self._log, lambda: self._told(deadline))
         if self._stop is StopKind.LOST:
             log.warning("lease_lost", slice=work.slice_id)
-            return True
+            return False
         self._spool.result(result)
-        self._record(work, result)
-        return True
+        return self._record(work, result)
 
-    def _prepare(self, work: SliceWork, directory: Path) -> PreparedPlaybook:
+    def _prepare(self, work: SliceWork, timeouts: Timeouts, directory: Path) -> PreparedPlaybook:
         spec = work.spec
         return self._runner.prepare(
             PlaybookWork(
@@ -136,8 +148,8 @@ class SliceProcess:
                 tags=spec.tasks.tags,
                 skip_tags=spec.tasks.skip_tags,
                 check_mode=spec.check_mode,
-                task_timeout=spec.timeouts.task,
-                mark={"RECONCILER_SLICE": f"{work.slice_id}:{work.fence}"},
+                task_timeout=timeouts.task,
+                mark={"RECONCILER_SLICE": self._mark or f"{work.slice_id}:{work.fence}"},
             )
         )
 
@@ -197,15 +209,17 @@ class SliceProcess:
             with self._lines_lock:
                 del self._lines[: len(lines)]
 
-    def _record(self, work: SliceWork, result: PlaybookResult) -> None:
+    def _record(self, work: SliceWork, result: PlaybookResult) -> bool:
         """Bring lines and result to the store, however long it is away. A lease that ends meanwhile ends this too: the
         spool has everything, and whoever decides then reads it."""
         while self._stop is not StopKind.LOST:
             try:
                 self._record_lines(work)
-                if not self._store.finish(work.slice_id, work.fence, result):
-                    log.warning("slice_not_recorded", slice=work.slice_id, why="another decision was made over it")
-                return
+                if self._store.finish(work.slice_id, work.fence, result):
+                    return True
+                log.warning("slice_not_recorded", slice=work.slice_id, why="another decision was made over it")
+                return False
             except Unavailable as error:
                 log.warning("store_unavailable", slice=work.slice_id, why=error.message)
                 self._over.wait(self._rhythm.ask.total_seconds())
+        return False

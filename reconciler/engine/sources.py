@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import structlog
 
 from reconciler.core.errors import ReconcilerError, Unavailable
-from reconciler.core.facts import JobKey
+from reconciler.core.facts import JobKey, Revision
 from reconciler.core.reasons import Reason
+from reconciler.core.report import report_invalid
 from reconciler.core.status import (
     Condition,
     ConditionType,
+    JobStatus,
     ManifestCounts,
     RejectedView,
     SourceMetadata,
@@ -37,12 +39,16 @@ class SourceKeeper:
         self._sinks = sinks
         self._clock = clock
         self._lock = threading.Lock()
+        self._publishing = threading.Lock()
+        self._told: frozenset[str] = frozenset()
         self._snapshot: Snapshot | None = None
         self._status: SourceStatus | None = None
+        self._invalid: Mapping[str, JobStatus] | None = None
 
     def current(self) -> Snapshot | None:
-        """The source as it was last read; None before the first time."""
-        return self._snapshot
+        """The source as it was last read; None before the first time. Never one whose manifests are about to change."""
+        with self._publishing:
+            return self._snapshot
 
     @property
     def status(self) -> SourceStatus | None:
@@ -60,15 +66,20 @@ class SourceKeeper:
                 raise
             records = self._store.manifests(self.source.name)
             decision = self._catalogue.decide(entries, records, snapshot.revision, self._clock.now())
-            if decision.changed:
-                self._store.save_manifests(decision.changed, decision.causes)
             moved = self._snapshot is None or self._snapshot.revision != snapshot.revision
-            self._snapshot = snapshot
+            with self._publishing:
+                if decision.changed:
+                    self._store.save_manifests(decision.changed, decision.causes)
+                self._snapshot = snapshot
+            accepted = {*records, *(record.key.name for record in decision.changed)}
+            self._say_invalid(decision, accepted, snapshot.revision)
             self._say(decision, None)
             changed = {record.key for record in decision.changed}
             live = {record.key for record in records.values() if record.removed_at is None}
-            for entry in decision.rejected:
-                log.warning("manifest_rejected", source=self.source.name, problem=str(entry.first))
+            rejected = frozenset(str(entry.first) for entry in decision.rejected)
+            for problem in sorted(rejected - self._told):
+                log.warning("manifest_rejected", source=self.source.name, problem=problem)
+            self._told = rejected
             return frozenset(changed | live if moved else changed)
 
     def _say(self, decision: Decision | None, error: ReconcilerError | None) -> None:
@@ -82,6 +93,28 @@ class SourceKeeper:
                 sink.write_source(status)
         except OSError as failure:
             log.warning("status_not_written", source=self.source.name, why=str(failure))
+
+    def _say_invalid(self, decision: Decision, accepted: Set[str], revision: Revision) -> None:
+        """Names that no valid manifest ever had get a status too, as long as something invalid wants them."""
+        source, now = self.source.name, self._clock.now()
+        said: dict[str, JobStatus] = {}
+        for entry in decision.rejected:
+            if entry.name is not None and entry.name not in accepted and entry.name not in said:
+                known = self._invalid.get(entry.name) if self._invalid is not None else None
+                previous = known or self._store.status(JobKey(source, entry.name))
+                said[entry.name] = report_invalid(source, entry.name, entry, revision, previous, now)
+        if said == self._invalid:
+            return
+        gone = self._store.save_invalid(source, tuple(said.values())) - accepted
+        self._invalid = said
+        try:
+            for sink in self._sinks:
+                for status in said.values():
+                    sink.write(status)
+                for name in sorted(gone):
+                    sink.remove(JobKey(source, name))
+        except OSError as failure:
+            log.warning("status_not_written", source=source, why=str(failure))
 
     def _describe(self, decision: Decision | None, error: ReconcilerError | None) -> SourceStatus:
         before = self._status

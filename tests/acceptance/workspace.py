@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests import status_linter
 
 PATIENCE = 120.0
 """Seconds that a test waits for a condition: far more than it takes, for the machine may be busy."""
@@ -104,11 +107,13 @@ class Workspace:
 
     # -- what is seen ------------------------------------------------------------------------------------------------
     def status(self, name: str = "work") -> dict[str, Any]:
-        """The status of the status file; empty before it is there."""
+        """The status of the status file, once the linter has read it; empty before it is there."""
         path = self.state / "status" / "default" / f"{name}.yaml"
         if not path.exists():
             return {}
-        found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["status"]
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        status_linter.check(document, datetime.now(UTC))
+        found: dict[str, Any] = document["status"]
         return found
 
     def source(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from reconciler.core.errors import Refused
 from reconciler.core.facts import ChildStatus
 from reconciler.core.reasons import Reason
 from reconciler.ports import LogLine, StopKind
-from tests.adapters.playbooks import PLAY, Project, Ran
+from tests.adapters.playbooks import INVENTORY, PLAY, Project, Ran
 
 pytestmark = pytest.mark.ansible
 
@@ -130,6 +130,20 @@ def test_the_manifests_task_timeout_holds_unless_the_users_is_smaller(own: str, 
     short = dataclasses.replace(work, task_timeout=timedelta(seconds=2))
     (outcome,) = AnsibleRunner(project.options).prepare(short).run(lambda line: None, lambda: None).outcomes
     assert (outcome.status, outcome.reason) == (ChildStatus.FAILED, Reason.DEADLINE_EXCEEDED)
+
+
+@pytest.mark.parametrize(("own", "there"), [("", "settings"), ("[defaults]\ninventory = own.yml\n", "ansible.cfg")])
+def test_without_an_inventory_of_its_own_the_work_runs_where_its_hosts_were_selected(
+    own: str, there: str, tmp_path: Path
+) -> None:
+    project = Project(tmp_path, hosts=("h1",), options=AnsibleOptions(default_inventory=("hosts.yml",)))
+    project.inventory = INVENTORY.replace("vars: {", "vars: {from_where: settings, ")
+    project.write("own.yml", INVENTORY.replace("vars: {", "vars: {from_where: ansible.cfg, "))
+    project.write("ansible.cfg", own)
+    project.write("site.yml", f"{PLAY}  tasks: [{{fail: {{msg: '{{{{ from_where }}}}'}}}}]\n")
+    unnamed = dataclasses.replace(project.work(), inventory=())
+    (outcome,) = AnsibleRunner(project.options).prepare(unnamed).run(lambda line: None, lambda: None).outcomes
+    assert outcome.message == there
 
 
 def test_an_unknown_module_in_an_included_file_breaks_the_playbook_on_the_way(tmp_path: Path) -> None:

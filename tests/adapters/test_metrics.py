@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,15 @@ import pytest
 from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
-from reconciler.adapters.metrics import CATALOGUE, PREFIX, RUN_BUCKETS, Metric, MetricsPage, StoreCollector
+from reconciler.adapters.metrics import (
+    CATALOGUE,
+    PREFIX,
+    RUN_BUCKETS,
+    Metric,
+    MetricsPage,
+    ProcessMetrics,
+    StoreCollector,
+)
 from reconciler.adapters.store import counters
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import CauseKind, ChildStatus, RunStatus
@@ -68,8 +77,10 @@ class Queue:
     longest_running: float = 1.5
 
 
-def page_of(numbers: Numbers) -> MetricsPage:
-    return MetricsPage(StoreCollector(cast(History, numbers), 50, Queue))
+def page_of(numbers: Numbers, process: ProcessMetrics) -> MetricsPage:
+    process.queue = Queue
+    process.status_write_errors = lambda: 0
+    return MetricsPage(process, StoreCollector(cast(History, numbers), 50))
 
 
 @pytest.fixture
@@ -78,8 +89,13 @@ def numbers() -> Numbers:
 
 
 @pytest.fixture
-def page(numbers: Numbers) -> Iterator[MetricsPage]:
-    page = page_of(numbers)
+def process() -> ProcessMetrics:
+    return ProcessMetrics()
+
+
+@pytest.fixture
+def page(numbers: Numbers, process: ProcessMetrics) -> Iterator[MetricsPage]:
+    page = page_of(numbers, process)
     page.start()
     yield page
     page.stop()
@@ -143,6 +159,7 @@ def job_status(phase: Phase = Phase.FAILED) -> JobStatus:
                 status=RunStatus.FAILED,
                 revision=past.revision,
                 check_mode=False,
+                waves=2,
                 started_at=NOON,
                 finished_at=LATER,
             ),
@@ -179,17 +196,18 @@ def test_before_anything_has_happened_every_series_of_its_own_is_there_with_0(pa
         family = family_of(metric, found)
         assert (family.type, family.documentation) == (metric.type, metric.help)
         seen = {tuple(sample.labels[name] for name in metric.labels) for sample in family.samples}
-        if metric.labels != ("version",):
+        if metric.labels != ("version",):  # of this version
             assert seen == set(metric.from_start)
-        if metric.name.startswith((f"{PREFIX}queue", f"{PREFIX}build", f"{PREFIX}slots")):
+        if metric.name.startswith((f"{PREFIX}queue_", f"{PREFIX}build", f"{PREFIX}slots", f"{PREFIX}leader")):
             continue
         assert {sample.value for sample in family.samples} <= {0.0}
 
 
 def test_with_a_job_and_a_source_the_page_is_the_catalogue_no_more_and_no_less(
-    numbers: Numbers, page: MetricsPage
+    numbers: Numbers, process: ProcessMetrics, page: MetricsPage
 ) -> None:
     numbers.stored = StoredMetrics((job_status(),), (source_status(),), {}, 3)
+    process.synced("default", "success", 0.02)
     found = families(page)
     assert len(found) == len(CATALOGUE)
     for metric in CATALOGUE:
@@ -292,11 +310,15 @@ def test_the_bounds_are_those_that_the_store_counts_by() -> None:
     assert counters.BUCKETS == RUN_BUCKETS
 
 
-def test_while_the_database_is_away_the_last_page_stands(numbers: Numbers, page: MetricsPage) -> None:
+def test_while_the_database_is_away_its_series_are_absent_and_the_process_goes_on_telling(
+    numbers: Numbers, page: MetricsPage
+) -> None:
     numbers.stored = StoredMetrics((job_status(),), (), {}, 5)
     assert value(page, "slots", state="used") == 5
     numbers.away = Unavailable(Reason.STORE_UNAVAILABLE, "the database does not answer")
-    assert value(page, "slots", state="used") == 5
+    assert value(page, "slots", state="used") is None
+    assert value(page, "batchjob_suspended", **JOB) is None
+    assert value(page, "queue_depth") == 4
     numbers.away = None
     numbers.stored = NOTHING
     assert value(page, "slots", state="used") == 0
@@ -304,16 +326,33 @@ def test_while_the_database_is_away_the_last_page_stands(numbers: Numbers, page:
 
 def test_a_playbook_with_strange_signs_does_not_break_the_page(numbers: Numbers, page: MetricsPage) -> None:
     odd = job_status()
-    odd = odd.model_copy(update={"status": odd.status.model_copy(update={"playbook": 'plays/"a\\b"\n{x="y"}.yml'})})
+    playbook = 'plays/"a\\b"\n{x="y"}.yml'
+    odd = odd.model_copy(update={"status": odd.status.model_copy(update={"playbook": playbook})})
     numbers.stored = StoredMetrics((odd,), (), {}, 0)
-    labels = {"strategy": "parallel", "playbook": odd.status.playbook}
-    assert value(page, "batchjob_info", **JOB, **labels) == 1
+    assert value(page, "batchjob_info", **JOB, strategy="parallel", playbook=playbook) == 1
 
 
 def test_every_metric_of_the_docs_is_in_the_catalogue() -> None:
     known = {metric.name for metric in CATALOGUE}
     docs = Path(__file__).parents[2] / "docs"
     for line in (docs / "operations.md").read_text().splitlines():
-        for word in line.replace("`", " ").replace("{", " ").replace("(", " ").split():
+        for word in re.findall(r"[a-z_]+", line):
             if word.startswith(PREFIX):
                 assert word in known
+
+
+def test_the_work_of_this_process_is_counted(process: ProcessMetrics, page: MetricsPage) -> None:
+    for seconds in (0.002, 0.02, 7.0):
+        process.looked("success", seconds)
+    process.looked("error", 0.2)
+    process.waited(0.3)
+    process.synced("default", "error", 1.5)
+    assert value(page, "reconcile_total", result="success") == 3
+    assert value(page, "reconcile_total", result="error") == 1
+    assert value(page, "reconcile_total", result="waiting") == 0
+    assert value(page, "reconcile_duration_seconds_bucket", le="0.05") == 2
+    assert value(page, "reconcile_duration_seconds_count") == 4
+    assert value(page, "queue_wait_seconds_sum") == 0.3
+    assert value(page, "source_sync_total", source="default", result="error") == 1
+    assert value(page, "source_sync_duration_seconds_count") == 1
+    assert value(page, "leader") == 1

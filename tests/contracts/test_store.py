@@ -265,6 +265,30 @@ def test_a_status_comes_back_as_it_was_saved(world: World) -> None:
     assert world.store.statuses("lab") == ()
 
 
+def test_a_name_that_nobody_accepted_has_a_status_until_its_file_is_mended_or_gone(world: World) -> None:
+    invalid = job_status()
+
+    assert world.store.save_invalid("default", [invalid]) == frozenset()
+    assert world.store.status(JOB) == invalid
+    assert world.store.statuses("default") == (invalid,)
+    assert world.store.metrics().statuses == (invalid,)
+    assert world.store.manifest(JOB) is None
+
+    assert world.store.save_invalid("lab", ()) == frozenset()
+    assert world.store.save_invalid("default", [invalid]) == frozenset()
+    assert world.store.save_invalid("default", ()) == {"patch-web"}
+    assert world.store.status(JOB) is None
+
+
+def test_once_a_name_is_accepted_its_own_status_counts(world: World) -> None:
+    world.store.save_invalid("default", [job_status("jobs/web.yaml:7:10: limit is 0")])
+    world.accept()
+    world.store.save_status(JOB, job_status())
+
+    assert world.store.status(JOB) == job_status()
+    assert world.store.statuses() == (job_status(),)
+
+
 def test_saving_a_status_tells_nobody(world: World) -> None:
     world.accept()
     told = world.store.last_event()

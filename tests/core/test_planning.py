@@ -46,7 +46,8 @@ from reconciler.core.planning import (
 )
 from reconciler.core.playbook import PlaybookFacts
 from reconciler.core.reasons import Reason
-from reconciler.core.status import ConditionType, report
+from reconciler.core.report import report
+from reconciler.core.status import ConditionType
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 KEY = JobKey("default", "patch-web")
@@ -276,6 +277,16 @@ def test_a_changed_limit_counts_from_the_next_wave() -> None:
     world.end_wave(all_well)
     world.to_the_end(all_well)
     assert [len(wave) for wave in world.waves] == [3, 5]
+
+
+def test_a_machine_with_two_names_is_in_one_slice_of_a_wave() -> None:
+    world = World(5, limit=4, hostsPerProcess=2)
+    assert not isinstance(world.desired.hosts, Blocked)
+    one, two, three, four, five = world.desired.hosts
+    twins = (one, two, replace(three, host_key=one.host_key), four, replace(five, host_key=four.host_key))
+    world.desired = replace(world.desired, hosts=twins)
+    world.to_the_end(all_well)
+    assert [part.hosts for part in world.run.slices] == [("h01", "h02"), ("h04",), ("h03", "h05")]
 
 
 @pytest.mark.parametrize(

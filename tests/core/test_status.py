@@ -31,19 +31,10 @@ from reconciler.core.facts import (
 from reconciler.core.manifest import BatchJobSpec, coverage_digest, work_digest
 from reconciler.core.planning import Blocked, Desired, Limits, plan, slice_id
 from reconciler.core.playbook import PlaybookFacts
+from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
-from reconciler.core.status import (
-    MAX_MESSAGE,
-    Condition,
-    ConditionType,
-    JobStatus,
-    JobStatusBody,
-    Phase,
-    group_failures,
-    progress,
-    report,
-    wave_views,
-)
+from reconciler.core.report import MAX_MESSAGE, WaitsFor, group_failures, progress, report, report_invalid, wave_views
+from reconciler.core.status import Condition, ConditionType, JobStatus, JobStatusBody, Phase
 from tests.builders import NOON, PLAYBOOK_DIGEST, REVISION, make_spec, manifest_record, numbered_hosts
 
 RUN = "batch-1"
@@ -353,9 +344,42 @@ def test_a_changed_playbook_is_not_up_to_date_and_the_job_stays_ready() -> None:
 def test_who_holds_the_hosts_is_named() -> None:
     desired, observed = make_desired(), Observed(run=make_run(PENDING, PENDING))
     planned = plan(desired, observed, NOON)
-    body = report(desired, observed, planned, None, NOON, waits_for="default/patch-db").status
+    waits_for = WaitsFor(Reason.HOSTS_BUSY, "default/patch-db")
+    body = report(desired, observed, planned, None, NOON, waits_for=waits_for).status
     assert ready(body) == ("False", Reason.HOSTS_BUSY)
-    assert body.message == "waits for default/patch-db"
+    assert body.message == "waits for hosts that default/patch-db has"
+    assert body.run is not None
+    assert (body.run.waits_for, body.run.waves) == ("default/patch-db", 1)
+
+
+def test_who_holds_the_slots_is_named() -> None:
+    desired, observed = make_desired(), Observed(run=make_run(PENDING, PENDING))
+    waits_for = WaitsFor(Reason.NO_FREE_SLOTS, "default/patch-db")
+    body = report(desired, observed, plan(desired, observed, NOON), None, NOON, waits_for=waits_for).status
+    assert ready(body) == ("False", Reason.NO_FREE_SLOTS)
+    assert body.message == "waits for slots that default/patch-db has"
+
+
+def test_while_the_hosts_can_not_be_read_the_coverage_stays_as_it_was_known() -> None:
+    known = report(make_desired(), Observed(), plan(make_desired(), Observed(), NOON), None, NOON)
+    away = Blocked(Reason.INVENTORY_UNREADABLE, "ansible-inventory failed", "", permanent=False)
+    desired = replace(make_desired(), hosts=away)
+    body = report(desired, Observed(), plan(desired, Observed(), NOON), known, NOON).status
+    assert body.coverage == known.status.coverage
+    assert body.coverage.selected > 0
+
+
+def test_a_name_that_only_an_invalid_manifest_has_is_invalid_with_place_and_hint() -> None:
+    wrong = Problem("jobs/web.yaml", 1, 7, 10, "limit is 0", "give 1 to 20")
+    rejected = Rejected("jobs/web.yaml", 1, "web", (wrong,))
+    first = report_invalid("default", "web", rejected, "dir@1", None, NOON)
+    assert (first.status.phase, first.metadata.path) == (Phase.INVALID, "jobs/web.yaml")
+    assert first.status.message == "jobs/web.yaml:7:10: limit is 0 (give 1 to 20)"
+    told = {(c.type, c.status, c.reason) for c in first.status.conditions}
+    invalid = Reason.MANIFEST_INVALID
+    assert told == {("Ready", "False", invalid), ("Stalled", "True", invalid), ("Accepted", "False", invalid)}
+    later = report_invalid("default", "web", rejected, "dir@1", first, NOON + timedelta(minutes=1))
+    assert later == first
 
 
 def test_a_condition_remembers_when_it_last_changed() -> None:

@@ -183,6 +183,19 @@ def test_a_rename_to_a_file_that_is_broken_holds_the_job_until_it_is_clear() -> 
     assert len(repository.causes) == 2, "the same spec under another path runs nothing"
 
 
+def test_a_manifest_moved_into_a_file_of_others_that_is_broken_then_is_held() -> None:
+    repository = Repository(web=manifest("web"), db=manifest("db"))
+    repository.sync()
+    repository.remove("web")
+    repository.write("db", BROKEN)
+    assert repository.sync().held == ("web",)
+    assert repository.live == {"web", "db"}
+
+    repository.write("db", manifest("db"))
+    repository.sync()
+    assert repository.live == {"db"}
+
+
 def test_a_held_job_is_removed_once_the_broken_file_turns_out_to_be_another() -> None:
     repository = Repository(web=manifest("web"), db=manifest("db"))
     repository.sync()

@@ -1,7 +1,8 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that stands still until a test moves it, and one that goes on by itself."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 
@@ -20,3 +21,17 @@ class FakeClock:
         """Both times go on by this much."""
         self._now += by
         self._monotonic += by.total_seconds()
+
+
+class RunningClock(FakeClock):
+    """Begins at noon like the other; for tests with threads that wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.monotonic()
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=time.monotonic() - self._began)
+
+    def monotonic(self) -> float:
+        return super().monotonic() + time.monotonic() - self._began

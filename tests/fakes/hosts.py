@@ -32,3 +32,6 @@ class FakeHosts:
         if isinstance(self.answer, ReconcilerError):
             raise type(self.answer)(self.answer.reason, self.answer.message, self.answer.hint)
         return self.answer
+
+    def paths(self, snapshot: Snapshot, inventory: tuple[str, ...]) -> tuple[str, ...]:
+        return inventory or ("inventory/hosts.yml",)

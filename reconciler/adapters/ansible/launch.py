@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class AnsibleOptions:
     known_hosts_file: Path | None = None
     pass_env: tuple[str, ...] = ("SSH_AUTH_SOCK",)
     pipelining: bool | None = None
+    default_inventory: tuple[str, ...] = ()
+    """Relative to the project: where hosts come from when neither the work nor its ansible.cfg names an inventory."""
 
 
 def find_ansible_playbook(options: AnsibleOptions) -> Path:
@@ -79,6 +81,26 @@ def ansible_version(options: AnsibleOptions) -> str:
             Reason.ANSIBLE_MISSING, f"{path} does not start: {error}", "try it by hand, as the daemon's user"
         ) from error
     return done.stdout.split("\n", 1)[0]
+
+
+def check_syntax(options: AnsibleOptions, project: Path, playbook: str, inventory: Sequence[str]) -> str | None:
+    """What Ansible has against a playbook before it runs on anything: a role, a module or a collection that is missing
+    shows here. None: nothing. Raises Unavailable (AnsibleMissing)."""
+    arguments = [str(find_ansible_playbook(options)), "--syntax-check", playbook]
+    for source in inventory:
+        arguments += ["-i", source]
+    for path in options.vault_password_files:
+        arguments += ["--vault-password-file", str(path)]
+    environment = {**_passed(options), "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"}
+    if (own := project / "ansible.cfg").is_file():
+        environment["ANSIBLE_CONFIG"] = str(own)
+    try:
+        done = subprocess.run(
+            arguments, cwd=project, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(Reason.ANSIBLE_MISSING, f"ansible-playbook could not be asked: {error}", "") from error
+    return None if done.returncode == 0 else (done.stderr or done.stdout).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +134,7 @@ class Folder:
 
 def check_work(work: PlaybookWork, options: AnsibleOptions) -> None:
     """Raises Refused: PathMissing, PathOutsideSource, SettingsInvalid."""
-    for path in (work.playbook, *work.inventory, *work.extra_vars_files):
+    for path in (work.playbook, *_inventory(work, options), *work.extra_vars_files):
         _check_inside(work.project, path)
     named = {
         "private_key_file": (options.private_key_file,),
@@ -140,6 +162,13 @@ def _check_inside(project: Path, path: str) -> None:
         raise Refused(Reason.PATH_MISSING, f"the source has no {path}", "paths are relative to its root")
 
 
+def _inventory(work: PlaybookWork, options: AnsibleOptions) -> tuple[str, ...]:
+    """The same that the hosts were selected from. Empty: what the project's ansible.cfg names."""
+    if work.inventory or UserConfig(work.project / "ansible.cfg").names_inventory():
+        return work.inventory
+    return options.default_inventory
+
+
 def runner_config(work: PlaybookWork, options: AnsibleOptions, playbook: Path, folder: Folder) -> RunnerConfig:
     """All that ansible-runner needs to start `playbook` (the program). The files of `folder` are there already."""
     user = UserConfig.of(work.project)
@@ -148,7 +177,7 @@ def runner_config(work: PlaybookWork, options: AnsibleOptions, playbook: Path, f
         project_dir=str(work.project),
         ident="run",
         playbook=str(work.project / work.playbook),
-        inventory=[str(work.project / path) for path in work.inventory] or None,
+        inventory=[str(work.project / path) for path in _inventory(work, options)] or None,
         limit=f"@{folder.hosts}",
         forks=len(work.hosts),
         tags=",".join(work.tags),
@@ -247,6 +276,9 @@ class UserConfig:
             or "~/.ansible/plugins/callback:/usr/share/ansible/plugins/callback"
         )
         return [str(self._folder / Path(os.path.expandvars(part)).expanduser()) for part in said.split(":") if part]
+
+    def names_inventory(self) -> bool:
+        return bool(self._text("defaults", "inventory"))
 
     def task_timeout(self, seconds: int) -> int:
         """The smaller one of theirs and ours; theirs may be 0, which means none."""

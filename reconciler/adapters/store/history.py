@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, Select, and_, func, select
 
 from reconciler.adapters.store.counters import read_counters
 from reconciler.adapters.store.database import Database
+from reconciler.adapters.store.manifests import read_statuses
 from reconciler.adapters.store.rows import (
     CHILD,
     OPEN_SLICE,
@@ -23,7 +24,7 @@ from reconciler.adapters.store.rows import (
     slice_of,
     summary_of,
 )
-from reconciler.adapters.store.tables import causes, host_records, job_logs, jobs, manifests, slices, source_status
+from reconciler.adapters.store.tables import causes, host_records, job_logs, jobs, slices, source_status
 from reconciler.core.facts import (
     CauseKind,
     Child,
@@ -37,7 +38,7 @@ from reconciler.core.facts import (
     RunStatus,
     Stop,
 )
-from reconciler.core.status import JobStatus, SourceStatus
+from reconciler.core.status import SourceStatus
 from reconciler.ports import SpooledLine, StoredMetrics
 
 SHOWN = 5
@@ -107,14 +108,13 @@ class Lookups(Database):
             return tuple(SpooledLine(row.id, host, row.text) for row in rows)
 
     def metrics(self) -> StoredMetrics:
-        shown = select(manifests.c.status).where(manifests.c.status.is_not(None))
         with self.read() as connection:
-            statuses = connection.scalars(shown.order_by(manifests.c.source, manifests.c.name)).all()
+            statuses = read_statuses(connection)
             sources = connection.scalars(select(source_status.c.status).order_by(source_status.c.source)).all()
             counters = read_counters(connection)
             taken = connection.scalars(select(slices.c.hosts).where(slices.c.state.in_(OPEN_SLICE))).all()
         return StoredMetrics(
-            statuses=tuple(JobStatus.model_validate(document) for document in statuses),
+            statuses=statuses,
             sources=tuple(SourceStatus.model_validate(document) for document in sources),
             counters=counters,
             running=sum(len(hosts) for hosts in taken),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, exists, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, exists, select, update
 
 from reconciler.adapters.store.database import Database
 from reconciler.adapters.store.rows import OPEN_RUN, RECORD, of_job, record_of, record_row, storable
-from reconciler.adapters.store.tables import causes, jobs, manifests, requests, source_status
+from reconciler.adapters.store.tables import causes, invalid_jobs, jobs, manifests, requests, source_status
 from reconciler.adapters.store.upserts import add_one_missing, upsert
 from reconciler.core.facts import Cause, JobKey, ManifestRecord
 from reconciler.core.status import JobStatus, SourceStatus
@@ -94,18 +94,30 @@ class Manifests(Database):
             connection.execute(update(manifests).where(of_job(manifests, key)).values(status=document))
 
     def status(self, key: JobKey) -> JobStatus | None:
+        accepted = select(manifests.c.status).where(of_job(manifests, key))
+        invalid = select(invalid_jobs.c.status).where(of_job(invalid_jobs, key))
         with self.read() as connection:
-            document = connection.scalar(select(manifests.c.status).where(of_job(manifests, key)))
+            document = connection.scalar(accepted) or connection.scalar(invalid)
         return None if document is None else JobStatus.model_validate(document)
 
     def statuses(self, source: str | None = None) -> Sequence[JobStatus]:
-        query = select(manifests.c.status).where(manifests.c.status.is_not(None))
-        query = query.order_by(manifests.c.source, manifests.c.name)
-        if source is not None:
-            query = query.where(manifests.c.source == source)
         with self.read() as connection:
-            documents = connection.scalars(query).all()
-        return tuple(JobStatus.model_validate(document) for document in documents)
+            return read_statuses(connection, source)
+
+    def save_invalid(self, source: str, statuses: Sequence[JobStatus]) -> frozenset[str]:
+        names = {status.metadata.name for status in statuses}
+        rows = [
+            {"source": source, "name": status.metadata.name, "status": status.model_dump(mode="json", by_alias=True)}
+            for status in statuses
+        ]
+        with self.write() as connection:
+            of_source = select(invalid_jobs.c.name).where(invalid_jobs.c.source == source)
+            gone = frozenset(connection.scalars(of_source)) - names
+            if gone:
+                which = and_(invalid_jobs.c.source == source, invalid_jobs.c.name.in_(gone))
+                connection.execute(delete(invalid_jobs).where(which))
+            upsert(connection, invalid_jobs, rows)
+        return gone
 
     def save_source_status(self, status: SourceStatus) -> None:
         row = {"source": status.metadata.name, "status": status.model_dump(mode="json", by_alias=True)}
@@ -116,6 +128,18 @@ class Manifests(Database):
         with self.read() as connection:
             documents = connection.scalars(select(source_status.c.status).order_by(source_status.c.source)).all()
         return tuple(SourceStatus.model_validate(document) for document in documents)
+
+
+def read_statuses(connection: Connection, source: str | None = None) -> tuple[JobStatus, ...]:
+    """Of every job, or of one source, in the order of their names. A name that was accepted is no longer invalid."""
+    found: dict[tuple[str, str], JobStatus] = {}
+    for table in (invalid_jobs, manifests):
+        query = select(table.c.source, table.c.name, table.c.status).where(table.c.status.is_not(None))
+        if source is not None:
+            query = query.where(table.c.source == source)
+        for row in connection.execute(query):
+            found[row.source, row.name] = JobStatus.model_validate(row.status)
+    return tuple(status for _, status in sorted(found.items(), key=lambda entry: entry[0]))
 
 
 def _nothing_open() -> tuple[ColumnElement[bool], ...]:

@@ -275,6 +275,14 @@ source_status = Table(
     Column("status", JSON, nullable=False),
 )
 
+invalid_jobs = Table(
+    "invalid_jobs",
+    metadata,
+    Column("source", _name(63), primary_key=True),
+    Column("name", _name(63), primary_key=True),
+    Column("status", JSON, nullable=False),
+)
+
 leases = Table(
     "leases",
     metadata,

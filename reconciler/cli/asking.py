@@ -1,0 +1,148 @@
+"""Commands that ask for something: trigger, cancel, wait."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reconciler import app as parts
+from reconciler.adapters.store import SqlStore
+from reconciler.cli import show
+from reconciler.cli.options import (
+    CANNOT_TELL,
+    FAILED,
+    USAGE,
+    Config,
+    Name,
+    StateDir,
+    complain,
+    key_of,
+    opened,
+    status_of,
+)
+from reconciler.core.errors import Refused
+from reconciler.core.facts import JobKey
+from reconciler.core.manifest import parse_duration
+from reconciler.core.status import Phase
+from reconciler.ports import Request, RequestKind
+from reconciler.settings import Settings
+
+ENDED = (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.STALLED, Phase.REMOVED, Phase.INVALID)
+
+POLL = 0.2
+"""Seconds between two looks at the database."""
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(trigger)
+    app.command()(cancel)
+    app.command()(wait)
+
+
+def trigger(
+    name: Name,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the run.")] = "",
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Ask for another run."""
+    with opened(config, state_dir) as (store, settings):
+        if status_of(store, name).status.phase in (Phase.INVALID, Phase.REMOVED):
+            complain(f"{name} has no valid manifest", f"see: reconciler status {name}")
+            raise typer.Exit(USAGE)
+        _ask(store, RequestKind.TRIGGER, key_of(name), None, reason)
+        then = f"see: reconciler status {name}"
+        if not parts.daemon_runs(settings):
+            then = "no daemon runs here; it is done by the next: reconciler run"
+        show.out.print(f"{name}: a run is asked for; {then}", markup=False)
+
+
+def cancel(
+    name: Annotated[str | None, typer.Argument(help="NAME or SOURCE/NAME of a batch.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every run in progress.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the run.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Until the run has ended.")] = False,
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """End a run in progress: what runs is ended, what waits is skipped. Works without a daemon too."""
+    if (name is None) != everything:
+        complain("name one batch, or give --all")
+        raise typer.Exit(USAGE)
+    with opened(config, state_dir) as (store, settings):
+        names = [f"{job.metadata.source}/{job.metadata.name}" for job in store.statuses()] if name is None else [name]
+        asked: dict[JobKey, str] = {}
+        for each in names:
+            current = store.observe(key_of(each)).run
+            if current is not None and current.open:
+                _ask(store, RequestKind.CANCEL, key_of(each), current.job_id, reason)
+                asked[key_of(each)] = current.job_id
+                show.out.print(f"{each}: {current.job_id} is asked to end", markup=False)
+            elif not everything:
+                status_of(store, each)
+                complain(f"{each} has no run in progress")
+                raise typer.Exit(FAILED)
+        if asked and not parts.daemon_runs(settings):
+            _see_to_the_end(settings, store, config, tuple(asked))
+        while wait and any((found := store.run(run)) is not None and found[1].open for run in asked.values()):
+            time.sleep(POLL)
+
+
+def _see_to_the_end(settings: Settings, store: SqlStore, config: Path | None, keys: Sequence[JobKey]) -> None:
+    """With no daemon there is nobody else to end what lost its process, and to say how the run ended."""
+    try:
+        with parts.only_daemon(settings):
+            daemon = parts.build_daemon(settings, None, store, config).daemon
+            daemon.drain()
+            daemon.start(once=True)
+            for key in keys:
+                daemon.queue.add(key)
+            while not daemon.rested(POLL):
+                pass
+            daemon.stop()
+    except Refused:
+        return  # one has started in the meantime
+
+
+def _ask(store: SqlStore, kind: RequestKind, key: JobKey, run_id: str | None, reason: str) -> None:
+    store.add_request(Request(uuid.uuid4().hex, kind, key, run_id, who(), reason, datetime.now(UTC)))
+
+
+def who() -> str:
+    """Who asks, for the record: user and machine."""
+    return f"{getpass.getuser()}@{os.uname().nodename}"
+
+
+def wait(
+    name: Name,
+    phase: Annotated[Phase | None, typer.Option("--for", help="This phase; none: any end.")] = None,
+    timeout: Annotated[str, typer.Option("--timeout", help="As 90s, 30m, 2h.")] = "1h",
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Wait until a batch has ended, or is in a phase. Exit 1 if it ended otherwise, 4 when the time is over."""
+    try:
+        patience = parse_duration(timeout).total_seconds()
+    except ValueError as error:
+        complain(f"--timeout {timeout}: {error}")
+        raise typer.Exit(USAGE) from error
+    with opened(config, state_dir) as (store, _):
+        deadline = time.monotonic() + patience
+        while True:
+            found = status_of(store, name).status.phase
+            invalid = found is Phase.INVALID
+            if found is phase or (found in ENDED and (invalid or store.job_at_rest(key_of(name)))):
+                show.out.print(f"{name}: {found}", markup=False)
+                raise typer.Exit(0 if found is (phase or Phase.SUCCEEDED) else FAILED)
+            if time.monotonic() > deadline:
+                complain(f"{name} is still {found} after {timeout}")
+                raise typer.Exit(CANNOT_TELL)
+            time.sleep(POLL)

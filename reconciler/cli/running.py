@@ -1,0 +1,204 @@
+"""`reconciler run`: the daemon, or everything that is due, once."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import structlog
+import typer
+
+from reconciler import __version__
+from reconciler import app as parts
+from reconciler.adapters.store import SqlStore
+from reconciler.cli import show
+from reconciler.cli.asking import who
+from reconciler.cli.options import (
+    CANNOT_TELL,
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    Config,
+    Root,
+    StateDir,
+    complain,
+    said,
+)
+from reconciler.cli.progress import Progress, progress_to
+from reconciler.core.errors import Refused
+from reconciler.core.reasons import Reason
+from reconciler.core.status import ConditionType, JobStatus, Phase
+from reconciler.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from reconciler.engine.daemon import Daemon
+
+log = structlog.get_logger()
+
+POLL = 0.25
+"""Seconds between two looks at what a person wants and what has come of the work."""
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(run)
+
+
+def run(
+    path: Root = Path(),
+    once: Annotated[bool, typer.Option("--once", help="Until nothing is left to do, then exit.")] = False,
+    listen: Annotated[str | None, typer.Option("--listen", help="HOST:PORT for metrics and health.")] = None,
+    no_http: Annotated[bool, typer.Option("--no-http", help="Serve nothing.")] = False,
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Run the daemon on a directory, or everything that is due, once.
+
+    Ctrl-C: nothing more is started, and what runs is waited for. Again: what runs is cancelled. A third time, or TERM:
+    end at once; what runs goes on by itself, and the next start finds it again.
+    """
+    with said():
+        http = {"listen": listen} if listen is not None else None
+        settings = load_settings(config, state_dir=state_dir, http=http)
+        if not path.is_dir():
+            raise Refused(
+                Reason.PATH_MISSING, f"there is no directory {path}", f"for one batch: reconciler trigger {path}"
+            )
+        _log_to_stderr(settings, quiet=once)
+        store = parts.create_store(settings)
+        interrupts = Interrupts()
+        interrupts.catch()
+        with parts.only_daemon(settings):
+            running = parts.build_daemon(settings, path, store, config)
+            daemon = running.daemon
+            web = None
+            if settings.http.enabled and not no_http and not once:
+                web = parts.build_web_server(settings, running, store)
+                web.start()
+            if not once:
+                port = web.server.port if web is not None else None
+                log.info(
+                    "daemon_started",
+                    version=__version__,
+                    source=str(path.resolve()),
+                    state=str(settings.state_dir),
+                    port=port,
+                )
+            with progress_to(show.out if once else None, store) as progress:
+                daemon.start(once=once)
+                _go_on(daemon, interrupts, progress, once=once)
+            daemon.stop()
+            if once and not interrupts.any:
+                daemon.trim()
+            if web is not None:
+                web.stop()
+        if once:
+            _sum_up(store, daemon, interrupted=interrupts.any)
+            return
+        log.info("daemon_stopped")
+        if interrupts.count:
+            raise typer.Exit(INTERRUPTED)
+
+
+class Interrupts:
+    """What a person at the keyboard, or a service manager, wants of this process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.terminated = False
+
+    def catch(self) -> None:
+        signal.signal(signal.SIGINT, self._interrupt)
+        signal.signal(signal.SIGTERM, self._terminate)
+
+    @property
+    def any(self) -> bool:
+        return self.terminated or self.count > 0
+
+    @property
+    def leave(self) -> bool:
+        return self.terminated or self.count > 2
+
+    def _interrupt(self, *_: object) -> None:
+        self.count += 1
+
+    def _terminate(self, *_: object) -> None:
+        self.terminated = True
+
+
+def _go_on(daemon: Daemon, interrupts: Interrupts, progress: Progress, *, once: bool) -> None:
+    """Until rest (`once`, or after Ctrl-C), or until told to leave."""
+    heeded = 0
+    while not interrupts.leave:
+        if interrupts.count > heeded:
+            heeded = interrupts.count
+            if heeded == 1:
+                daemon.drain()
+                show.err.print("nothing more is started; what runs is waited for (Ctrl-C again cancels it)")
+            else:
+                daemon.cancel_everything(who(), "interrupted")
+                show.err.print("what runs is cancelled (Ctrl-C again leaves at once)")
+        if not once and interrupts.count == 0:
+            time.sleep(POLL)
+        elif daemon.rested(POLL):
+            break
+        progress.update()
+    progress.update()
+
+
+def _sum_up(store: SqlStore, daemon: Daemon, *, interrupted: bool) -> None:
+    statuses = [job for job in store.statuses() if job.status.phase is not Phase.REMOVED]
+    show.out.print(show.overview(statuses))
+    sources = store.source_statuses()
+    rejected = [entry for source in sources for entry in source.status.rejected]
+    for entry in rejected:
+        show.problem(entry.path, entry.line, entry.column, entry.message, entry.hint)
+    unread = [
+        condition.message
+        for source in sources
+        for condition in source.status.conditions
+        if condition.type is ConditionType.READY and condition.status == "False"
+    ]
+    for message in unread:
+        complain(f"the source could not be read: {message}")
+    failures = daemon.failures()
+    for key, failed in sorted(failures.items()):
+        complain(f"{key} could not be looked at ({failed.times} times): {failed.message}")
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if rejected:
+        raise typer.Exit(USAGE)
+    if failures:
+        raise typer.Exit(CANNOT_TELL)
+    if unread or not all(_in_order(job) for job in statuses):
+        raise typer.Exit(FAILED)
+
+
+def _in_order(job: JobStatus) -> bool:
+    """Neither unsuccessful nor stalled, nor kept from its work by something outside. Suspended jobs, and those nobody
+    asked for, are in order."""
+    if any(condition.type is ConditionType.RECONCILING for condition in job.status.conditions):
+        return False
+    return job.status.phase not in (Phase.FAILED, Phase.STALLED, Phase.CANCELLED, Phase.INVALID)
+
+
+def _log_to_stderr(settings: Settings, *, quiet: bool) -> None:
+    """The log is for the daemon's operator. Who waits for `run --once` sees its progress instead, unless a level is
+    set."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    if quiet and "log_level" not in settings.model_fields_set:
+        level = logging.WARNING
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )

@@ -1,0 +1,454 @@
+"""What is said of a job: its status document, derived from values in one function and nowhere else.
+
+`report()` is a table from the planner's verdict to phase and conditions. Nothing else in the project sets a condition.
+`Reconciling` and `Stalled` are present only while True and never both; `Ready` is always present.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol, assert_never
+
+from pydantic import BaseModel, ConfigDict
+
+from reconciler.core.facts import (
+    Child,
+    ChildStatus,
+    Coverage,
+    Observed,
+    Run,
+    RunStatus,
+    RunSummary,
+)
+from reconciler.core.planning import Blocked, Desired, Plan, Verdict, coverage_of
+from reconciler.core.reading import Rejected
+from reconciler.core.reasons import Reason
+from reconciler.core.status import (
+    ChildView,
+    Condition,
+    ConditionType,
+    CoverageCounts,
+    FailureGroup,
+    HistoryView,
+    HostCounts,
+    JobMetadata,
+    JobStatus,
+    JobStatusBody,
+    Phase,
+    RunStatusView,
+    SuccessView,
+    WaveView,
+)
+
+MAX_MESSAGE = 1000
+"""Characters of a message in a status; the child's log has it whole."""
+
+EXAMPLES = 5
+"""Hosts named as examples of one failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitsFor:
+    """What a job was refused for now: HostsBusy or NoFreeSlots, and the job (`source/name`) that has it."""
+
+    reason: Reason
+    holder: str
+
+    @property
+    def what(self) -> str:
+        return "slots" if self.reason is Reason.NO_FREE_SLOTS else "hosts"
+
+
+def report(
+    desired: Desired,
+    observed: Observed,
+    plan: Plan,
+    previous: JobStatus | None,
+    now: datetime,
+    *,
+    waits_for: WaitsFor | None = None,
+    max_children: int = 200,
+) -> JobStatus:
+    """The status document of a job, out of what is wanted, what is known and what the planner says.
+
+    `previous` gives the times at which conditions last changed, and the coverage while the hosts can't be read.
+    `waits_for` is what this job was refused, if it was.
+    """
+    record, run = desired.record, observed.run
+    children = run.children if run is not None else ()
+    hosts = desired.hosts if not isinstance(desired.hosts, Blocked) else ()
+    covered = coverage_of(hosts, observed.hosts, record.coverage_digest)
+    coverage = CoverageCounts(
+        selected=len(hosts),
+        up_to_date=covered.get(Coverage.UP_TO_DATE, 0),
+        behind=covered.get(Coverage.BEHIND, 0),
+        never=covered.get(Coverage.NEVER, 0),
+    )
+    if isinstance(desired.hosts, Blocked) and not desired.hosts.permanent and previous is not None:
+        coverage = previous.status.coverage
+    counts = Counter(child.status for child in children)
+    said = _verdict(desired, observed, plan, waits_for)
+    return JobStatus(
+        metadata=JobMetadata(
+            name=record.key.name,
+            source=record.key.source,
+            path=record.path,
+            generation=record.generation,
+            labels=record.labels,
+        ),
+        status=JobStatusBody(
+            observed_generation=record.generation,
+            phase=said.phase,
+            message=_short(said.message),
+            progress=progress(counts),
+            revision=desired.revision,
+            suspended=desired.spec.suspend,
+            strategy=desired.spec.strategy,
+            playbook=desired.spec.playbook,
+            conditions=_conditions(desired, observed, said, covered, previous, now),
+            run=None if run is None else _run_view(run, plan, waits_for),
+            hosts=HostCounts(selected=len(children), **{status.value: counts[status] for status in ChildStatus}),
+            coverage=coverage,
+            failures=group_failures(children),
+            waves=wave_views(children),
+            children=tuple(_child_view(child) for child in sorted(children, key=_most_telling)[:max_children]),
+            warnings=plan.warnings,
+            last_success=_success_view(observed.last_success),
+            history=tuple(_history_view(summary) for summary in observed.history),
+        ),
+    )
+
+
+def report_invalid(
+    source: str, name: str, rejected: Rejected, revision: str, previous: JobStatus | None, now: datetime
+) -> JobStatus:
+    """The status document of a name that no valid manifest ever had: what is wrong with the one that wants it."""
+    first = rejected.first
+    text = f"{first}{f' ({first.hint})' if first.hint else ''}"
+    condition = _condition_writer(previous, 0, now)
+    return JobStatus(
+        metadata=JobMetadata(name=name, source=source, path=rejected.path, generation=0),
+        status=JobStatusBody(
+            observed_generation=0,
+            phase=Phase.INVALID,
+            message=_short(text),
+            progress=progress({}),
+            revision=revision,
+            conditions=(
+                condition(ConditionType.READY, "False", Reason.MANIFEST_INVALID, text),
+                condition(ConditionType.STALLED, "True", Reason.MANIFEST_INVALID, text),
+                condition(ConditionType.ACCEPTED, "False", Reason.MANIFEST_INVALID, text),
+            ),
+        ),
+    )
+
+
+class _Saying(BaseModel):
+    """What the verdict amounts to for a reader."""
+
+    model_config = ConfigDict(frozen=True)
+    phase: Phase
+    ready: bool
+    reason: Reason
+    message: str
+    reconciling: bool = False
+    stalled: bool = False
+
+
+def _verdict(desired: Desired, observed: Observed, plan: Plan, waits_for: WaitsFor | None) -> _Saying:
+    """The table from verdict to phase, Ready, Reconciling and Stalled."""
+    run = observed.run
+    last = _last_phase(run)
+    blocked = plan.blocked
+    match plan.verdict:
+        case Verdict.CONVERGED:
+            reason = Reason.CHECK_MODE if run is not None and run.spec.check_mode else Reason.SUCCEEDED
+            return _Saying(phase=Phase.SUCCEEDED, ready=True, reason=reason, message=_ended(run))
+        case Verdict.FAILED:
+            reason = (run.reason if run is not None and run.status is RunStatus.FAILED else None) or Reason.HOSTS_FAILED
+            return _Saying(phase=Phase.FAILED, ready=False, reason=reason, message=_ended(run), stalled=True)
+        case Verdict.CANCELLED:
+            reason = (run.reason if run is not None else None) or Reason.CANCELLED
+            return _Saying(phase=Phase.CANCELLED, ready=False, reason=reason, message=_ended(run))
+        case Verdict.IDLE:
+            message = "nothing has asked for a run of this spec (runOn is empty)"
+            return _Saying(phase=last or Phase.PENDING, ready=False, reason=Reason.NOT_REQUESTED, message=message)
+        case Verdict.PROGRESSING:
+            phase = Phase.RUNNING if run is not None and run.open and run.started_at is not None else Phase.PENDING
+            if waits_for is not None:
+                message = f"waits for {waits_for.what} that {waits_for.holder} has"
+                return _Saying(phase=phase, ready=False, reason=waits_for.reason, message=message, reconciling=True)
+            message = _going_on(run, plan)
+            return _Saying(phase=phase, ready=False, reason=Reason.PROGRESSING, message=message, reconciling=True)
+        case Verdict.WAITING:
+            reason, message = _said(blocked)
+            return _Saying(phase=Phase.PENDING, ready=False, reason=reason, message=message, reconciling=True)
+        case Verdict.STALLED:
+            reason, message = _said(blocked)
+            return _Saying(phase=Phase.STALLED, ready=False, reason=reason, message=message, stalled=True)
+        case Verdict.SUSPENDED:
+            converged = not observed.causes and _succeeded(desired, run)
+            message = "suspended: nothing new starts"
+            if run is not None and run.open:
+                message = f"suspended: {_remaining(run)} held"
+            reason = Reason.SUCCEEDED if converged else Reason.SUSPENDED
+            return _Saying(phase=last or Phase.PENDING, ready=converged, reason=reason, message=message)
+        case Verdict.REMOVED:
+            message = f"{desired.record.path} no longer has this manifest"
+            return _Saying(phase=Phase.REMOVED, ready=False, reason=Reason.REMOVED, message=message)
+        case _:
+            assert_never(plan.verdict)
+
+
+def _said(blocked: Blocked | None) -> tuple[Reason, str]:
+    if blocked is None:
+        return Reason.PROGRESSING, ""
+    return blocked.reason, f"{blocked.message} ({blocked.hint})" if blocked.hint else blocked.message
+
+
+def _succeeded(desired: Desired, run: Run | None) -> bool:
+    return run is not None and run.status is RunStatus.SUCCESS and run.work_digest == desired.record.work_digest
+
+
+def _last_phase(run: Run | None) -> Phase | None:
+    if run is None:
+        return None
+    match run.status:
+        case RunStatus.PENDING:
+            return Phase.PENDING
+        case RunStatus.RUNNING:
+            return Phase.RUNNING
+        case RunStatus.SUCCESS:
+            return Phase.SUCCEEDED
+        case RunStatus.FAILED:
+            return Phase.FAILED
+        case RunStatus.CANCELLED:
+            return Phase.CANCELLED
+        case _:
+            assert_never(run.status)
+
+
+def _ended(run: Run | None) -> str:
+    return run.message if run is not None else ""
+
+
+def _remaining(run: Run) -> str:
+    left = sum(child.status is ChildStatus.PENDING for child in run.children)
+    return f"{left} of {len(run.children)} hosts"
+
+
+def _going_on(run: Run | None, plan: Plan) -> str:
+    if run is None or not run.open:
+        return "a run is about to start"
+    running = {part.wave for part in run.slices if part.state.open}
+    if running:
+        return f"wave {max(running)} of {_waves(run, plan)} is running"
+    return f"{_remaining(run)} are still to come"
+
+
+def _waves(run: Run, plan: Plan) -> int:
+    started = {child.wave for child in run.children if child.wave is not None}
+    started |= {part.wave for part in run.slices if part.state.open}
+    return max(started, default=0) + (len(plan.waves) if run.open else 0)
+
+
+class _ConditionWriter(Protocol):
+    def __call__(
+        self, kind: ConditionType, status: Literal["True", "False", "Unknown"], reason: str, text: str
+    ) -> Condition: ...
+
+
+def _condition_writer(previous: JobStatus | None, generation: int, now: datetime) -> _ConditionWriter:
+    """Writes conditions that keep the time of their last change, as `previous` has it."""
+    before = {condition.type: condition for condition in previous.status.conditions} if previous is not None else {}
+
+    def condition(
+        kind: ConditionType, status: Literal["True", "False", "Unknown"], reason: str, text: str
+    ) -> Condition:
+        was = before.get(kind)
+        since = was.last_transition_time if was is not None and was.status == status else now
+        return Condition(
+            type=kind,
+            status=status,
+            reason=reason,
+            message=_short(text),
+            last_transition_time=since,
+            observed_generation=generation,
+        )
+
+    return condition
+
+
+def _conditions(
+    desired: Desired,
+    observed: Observed,
+    said: _Saying,
+    covered: Mapping[Coverage, int],
+    previous: JobStatus | None,
+    now: datetime,
+) -> tuple[Condition, ...]:
+    condition = _condition_writer(previous, desired.record.generation, now)
+    found = [condition(ConditionType.READY, "True" if said.ready else "False", said.reason, said.message)]
+    if said.reconciling:
+        found.append(condition(ConditionType.RECONCILING, "True", said.reason, said.message))
+    if said.stalled:
+        found.append(condition(ConditionType.STALLED, "True", said.reason, said.message))
+    if (problem := desired.record.rejected) is not None:
+        hint = f" ({problem.hint})" if problem.hint else ""
+        found.append(condition(ConditionType.ACCEPTED, "False", Reason.MANIFEST_INVALID, f"{problem}{hint}"))
+    else:
+        found.append(condition(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, Reason.ACCEPTED.paragraph))
+    found.append(condition(ConditionType.UP_TO_DATE, *_up_to_date(desired, observed, said, covered)))
+    if desired.spec.suspend:
+        found.append(condition(ConditionType.SUSPENDED, "True", Reason.SUSPENDED, "spec.suspend is true"))
+    return tuple(found)
+
+
+def _up_to_date(
+    desired: Desired, observed: Observed, said: _Saying, covered: Mapping[Coverage, int]
+) -> tuple[Literal["True", "False", "Unknown"], str, str]:
+    """Whether what ran last is what the source has now; the first rule that holds."""
+    run = observed.run
+    if isinstance(desired.playbook, Blocked):
+        return "Unknown", desired.playbook.reason, desired.playbook.message
+    if isinstance(desired.hosts, Blocked):
+        return "Unknown", desired.hosts.reason, desired.hosts.message
+    if run is None or run.work_digest != desired.record.work_digest:
+        return (
+            "False",
+            Reason.NOT_REQUESTED if said.reason is Reason.NOT_REQUESTED else Reason.PROGRESSING,
+            "the current spec has not run yet",
+        )
+    if run.playbook_digest != desired.playbook_digest:
+        text = f"{desired.spec.playbook} or a file it can reach changed at {desired.revision}"
+        return "False", Reason.PLAYBOOK_CHANGED, text
+    missing = covered.get(Coverage.BEHIND, 0) + covered.get(Coverage.NEVER, 0)
+    if missing and not run.spec.check_mode:
+        text = f"{missing} of {len(desired.hosts)} selected hosts have not succeeded with the current spec"
+        return "False", Reason.HOSTS_BEHIND, text
+    return "True", Reason.UP_TO_DATE, Reason.UP_TO_DATE.paragraph
+
+
+# -- Views of the children -------------------------------------------------------------------------------------------
+def progress(counts: Mapping[ChildStatus, int]) -> str:
+    """`3/5 completed, 1 failed`: completed are all that ended, failed ones included."""
+    done = sum(count for status, count in counts.items() if status.finished)
+    bad = sum(count for status, count in counts.items() if status.unsuccessful)
+    return f"{done}/{sum(counts.values())} completed, {bad} failed"
+
+
+def group_failures(children: Sequence[Child]) -> tuple[FailureGroup, ...]:
+    """Unsuccessful children by task and message, largest group first: forty failures of one cause are one line."""
+    groups: defaultdict[tuple[str | None, str, Reason | None, ChildStatus], list[str]] = defaultdict(list)
+    for child in children:
+        if child.status.unsuccessful:
+            groups[child.task, _short(child.message), child.reason, child.status].append(child.host)
+    largest_first = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return tuple(
+        FailureGroup(
+            task=task, message=message, reason=reason, status=status, hosts=len(hosts), examples=tuple(hosts[:EXAMPLES])
+        )
+        for (task, message, reason, status), hosts in largest_first
+    )
+
+
+def wave_views(children: Sequence[Child]) -> tuple[WaveView, ...]:
+    """The waves that have begun, in order, each with what came of it so far."""
+    waves: defaultdict[int, list[Child]] = defaultdict(list)
+    for child in children:
+        if child.wave is not None:
+            waves[child.wave].append(child)
+    return tuple(_wave_view(number, waves[number]) for number in sorted(waves))
+
+
+def _wave_view(number: int, children: Sequence[Child]) -> WaveView:
+    started = [child.started_at for child in children if child.started_at is not None]
+    finished = [child.finished_at for child in children if child.finished_at is not None]
+    ended = all(child.status.finished for child in children)
+    if not ended:
+        status = RunStatus.RUNNING if started else RunStatus.PENDING
+    elif any(child.status.unsuccessful for child in children):
+        status = RunStatus.FAILED
+    elif any(child.status is ChildStatus.CANCELLED for child in children):
+        status = RunStatus.CANCELLED
+    else:
+        status = RunStatus.SUCCESS
+    return WaveView(
+        number=number,
+        status=status,
+        hosts=len(children),
+        started_at=min(started, default=None),
+        finished_at=max(finished, default=None) if ended else None,
+    )
+
+
+def _most_telling(child: Child) -> tuple[int, int]:
+    """Unfinished and unsuccessful children first, each in the order of selection."""
+    if child.status is ChildStatus.RUNNING:
+        return 0, child.ordinal
+    if child.status.unsuccessful:
+        return 1, child.ordinal
+    if not child.status.finished:
+        return 2, child.ordinal
+    return 3, child.ordinal
+
+
+def _child_view(child: Child) -> ChildView:
+    return ChildView(
+        host=child.host,
+        job_id=child.job_id,
+        wave=child.wave,
+        status=child.status,
+        reason=child.reason,
+        task=child.task,
+        attempt=child.attempt,
+        message=_short(child.message),
+        started_at=child.started_at,
+        finished_at=child.finished_at,
+    )
+
+
+def _run_view(run: Run, plan: Plan, waits_for: WaitsFor | None) -> RunStatusView:
+    return RunStatusView(
+        id=run.job_id,
+        cause=run.cause,
+        status=run.status,
+        reason=run.reason,
+        revision=run.revision,
+        check_mode=run.spec.check_mode,
+        waits_for=None if waits_for is None else waits_for.holder,
+        waves=_waves(run, plan),
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+    )
+
+
+def _success_view(summary: RunSummary | None) -> SuccessView | None:
+    if summary is None or summary.finished_at is None:
+        return None
+    return SuccessView(
+        run=summary.job_id,
+        generation=summary.generation,
+        revision=summary.revision,
+        finished_at=summary.finished_at,
+    )
+
+
+def _history_view(summary: RunSummary) -> HistoryView:
+    return HistoryView(
+        id=summary.job_id,
+        cause=summary.cause,
+        generation=summary.generation,
+        revision=summary.revision,
+        status=summary.status,
+        hosts=summary.hosts,
+        started_at=summary.started_at,
+        finished_at=summary.finished_at,
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"

@@ -1,0 +1,223 @@
+"""The promises of an executor: one process for a slice, the truth about whether it lives, and no trace of it once it
+is ended. Told to the one that starts processes on this machine, and to the fake of the engine tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.adapters.local import LocalExecutor, SliceFolder
+from reconciler.core.errors import Unavailable
+from reconciler.core.facts import SliceId
+from reconciler.core.reasons import Reason
+from reconciler.ports import Liveness
+from tests.acceptance.workspace import wait_for
+from tests.contracts.executors import FakeMachine, LocalMachine, Machine, Story
+
+OTHER = SliceId("batch-1.w2.a1.cafe")
+
+
+@pytest.fixture
+def slice_id(tmp_path: Path) -> SliceId:
+    """Another in each test: the mark is looked for on the whole machine."""
+    return SliceId(f"batch-{tmp_path.parent.name}-{tmp_path.name}.w1.a1.beef")
+
+
+@pytest.fixture(params=["memory", "local"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
+    if request.param == "memory":
+        yield FakeMachine()
+        return
+    local = LocalMachine(tmp_path)
+    yield local
+    local.close()
+
+
+# -- starting --------------------------------------------------------------------------------------------------------
+def test_a_slice_that_was_started_lives(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1)
+    assert machine.executor.liveness(slice_id, 1) is Liveness.ALIVE
+    assert machine.running(slice_id, 1) == 1
+
+
+def test_one_that_is_only_on_its_way_lives_too(machine: Machine, slice_id: SliceId) -> None:
+    machine.executor.start(slice_id, 1)
+    assert machine.executor.liveness(slice_id, 1) is Liveness.ALIVE
+
+
+def test_starting_it_twice_starts_one(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1)
+    machine.executor.start(slice_id, 1)
+    assert machine.begun(slice_id) == 1
+    assert machine.running(slice_id, 1) == 1
+
+
+def test_starting_it_again_after_its_end_is_for_the_next_fence(machine: Machine, slice_id: SliceId) -> None:
+    """The claim at this fence had its chance: whoever wants another raises the fence first."""
+    machine.run(slice_id, 1)
+    machine.crash(slice_id, 1)
+    machine.executor.start(slice_id, 1)
+    assert machine.executor.liveness(slice_id, 1) is Liveness.GONE
+    machine.executor.start(slice_id, 2)
+    assert machine.executor.liveness(slice_id, 2) is Liveness.ALIVE
+    wait_for(lambda: machine.begun(slice_id) == 2, "the second process")
+
+
+def test_slices_live_and_end_each_for_itself(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1)
+    machine.run(OTHER, 1)
+    machine.executor.kill(OTHER, 1)
+    assert machine.executor.liveness(slice_id, 1) is Liveness.ALIVE
+    assert machine.executor.liveness(OTHER, 1) is Liveness.GONE
+
+
+# -- living and dying ------------------------------------------------------------------------------------------------
+def test_of_a_slice_that_nobody_started_nothing_is_known(machine: Machine, slice_id: SliceId) -> None:
+    assert machine.executor.liveness(slice_id, 1) is Liveness.ABSENT
+
+
+def test_one_whose_process_ended_is_gone_and_somebody_is_told(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1)
+    assert machine.ended == []
+    machine.crash(slice_id, 1)
+    assert machine.executor.liveness(slice_id, 1) is Liveness.GONE
+    assert machine.ended == [slice_id]
+
+
+def test_a_daemon_that_starts_anew_finds_the_slice_alive(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1)
+    machine.restart()
+    assert machine.executor.liveness(slice_id, 1) is Liveness.ALIVE
+
+
+def test_a_daemon_that_starts_anew_knows_nothing_of_one_that_ended_before(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1)
+    machine.crash(slice_id, 1)
+    machine.restart()
+    assert machine.executor.liveness(slice_id, 1) is Liveness.ABSENT
+
+
+# -- killing ---------------------------------------------------------------------------------------------------------
+def test_killing_ends_everything_it_started(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1, Story(with_grandchildren=True))
+    assert machine.executor.kill(slice_id, 1) is Liveness.GONE
+    assert machine.running(slice_id, 1) == 0
+    wait_for(lambda: machine.executor.liveness(slice_id, 1) is Liveness.GONE, "the end to be noticed")
+
+
+def test_killing_ends_what_outlived_the_process_of_the_slice(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1, Story(with_grandchildren=True))
+    machine.crash(slice_id, 1)
+    assert machine.executor.kill(slice_id, 1) is Liveness.GONE
+    assert machine.running(slice_id, 1) == 0
+
+
+def test_a_daemon_that_starts_anew_ends_what_an_earlier_one_started(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1, Story(with_grandchildren=True))
+    machine.restart()
+    assert machine.executor.kill(slice_id, 1) is Liveness.GONE
+    assert machine.running(slice_id, 1) == 0
+
+
+def test_killing_at_an_earlier_fence_leaves_the_slice_alone(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 2)
+    assert machine.executor.kill(slice_id, 1) is Liveness.GONE
+    assert machine.running(slice_id, 2) == 1
+    assert machine.executor.liveness(slice_id, 2) is Liveness.ALIVE
+
+
+def test_killing_one_that_nobody_started_is_no_harm(machine: Machine, slice_id: SliceId) -> None:
+    assert machine.executor.kill(slice_id, 1) is Liveness.GONE
+
+
+# -- what it left ----------------------------------------------------------------------------------------------------
+def test_a_process_that_wrote_nothing_left_nothing_that_is_proven(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1)
+    machine.executor.kill(slice_id, 1)
+    spool = machine.executor.recover(slice_id)
+    assert spool is None or (spool.logs, spool.result) == ((), None)
+
+
+def test_of_a_slice_that_nobody_started_there_is_nothing_to_recover(machine: Machine, slice_id: SliceId) -> None:
+    assert machine.executor.recover(slice_id) is None
+
+
+def test_lines_are_there_and_the_one_that_was_cut_off_is_not(machine: Machine, slice_id: SliceId) -> None:
+    story = Story(lines=("TASK [Install]", "ok: [web-1]"), half_a_line=True)
+    machine.run(slice_id, 1, story)
+    machine.crash(slice_id, 1)
+    assert machine.executor.recover(slice_id) == story.spool
+
+
+def test_the_result_is_there_though_nobody_recorded_it(machine: Machine, slice_id: SliceId) -> None:
+    story = Story(lines=("ok: [web-1]",), result_of=("web-1", "web-2"))
+    machine.run(slice_id, 1, story)
+    machine.crash(slice_id, 1)
+    machine.restart()
+    recovered = machine.executor.recover(slice_id)
+    assert recovered == story.spool
+    assert machine.executor.recover(slice_id) == recovered, "to read it takes nothing away"
+
+
+def test_what_is_forgotten_is_gone_and_may_be_forgotten_again(machine: Machine, slice_id: SliceId) -> None:
+    machine.run(slice_id, 1, Story(lines=("ok: [web-1]",)))
+    machine.executor.kill(slice_id, 1)
+    machine.executor.forget(slice_id)
+    assert machine.executor.recover(slice_id) is None
+    assert machine.executor.liveness(slice_id, 1) is Liveness.ABSENT
+    machine.executor.forget(slice_id)
+
+
+# -- on this machine only --------------------------------------------------------------------------------------------
+def test_no_process_is_unavailable_and_not_a_crash(tmp_path: Path) -> None:
+    executor = LocalExecutor(tmp_path, lambda *_: ["/nowhere/to/be/found"], {}, lambda _: None)
+    with pytest.raises(Unavailable) as caught:
+        executor.start(OTHER, 1)
+    assert caught.value.reason is Reason.EXECUTOR_UNAVAILABLE
+    assert executor.liveness(OTHER, 1) is Liveness.ABSENT
+
+
+def test_two_processes_never_hold_one_slice(tmp_path: Path) -> None:
+    first = SliceFolder(tmp_path, OTHER).hold()
+    assert first is not None
+    assert SliceFolder(tmp_path, OTHER).hold() is None
+    with first:
+        assert SliceFolder(tmp_path, OTHER).held()
+    assert not SliceFolder(tmp_path, OTHER).held()
+
+
+def test_a_line_that_a_full_disk_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    folder = SliceFolder(tmp_path, OTHER)
+    folder.create()
+    whole = '{"sequence": %d, "host": null, "text": "line"}\n'
+    (folder.path / "spool.jsonl").write_text((whole % 1) + '{"sequence": 2, "ho' + (whole % 3) + (whole % 4))
+    spool = folder.spool()
+    assert spool is not None
+    assert [line.sequence for line in spool.logs] == [1, 4]
+
+
+def test_a_process_that_recorded_everything_and_tidied_up_is_forgotten(tmp_path: Path) -> None:
+    gone: list[SliceId] = []
+    command = ["rm", "-rf", str(tmp_path / OTHER)]
+    executor = LocalExecutor(tmp_path, lambda *_: command, {"PATH": "/usr/bin:/bin"}, gone.append)
+    executor.start(OTHER, 1)
+    wait_for(lambda: gone == [OTHER], "its end")
+    assert executor.liveness(OTHER, 1) is Liveness.ABSENT
+
+
+def test_another_daemon_with_a_state_of_its_own_is_left_alone(tmp_path: Path, slice_id: SliceId) -> None:
+    """Job ids are made of source, name and second: two daemons may well have the same."""
+    folders = (tmp_path / "one", tmp_path / "other")
+    for folder in folders:
+        folder.mkdir()
+    one, other = (LocalMachine(folder) for folder in folders)
+    one.run(slice_id, 1)
+    other.run(slice_id, 1)
+
+    one.executor.kill(slice_id, 1)
+
+    assert one.running(slice_id, 1) == 0
+    assert other.running(slice_id, 1) == 1
+    other.executor.kill(slice_id, 1)

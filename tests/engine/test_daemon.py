@@ -1,0 +1,263 @@
+"""The daemon with all its threads: it notices what happened, whoever did it, and no error is its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from threading import enumerate as living_threads
+
+import pytest
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.facts import ChildStatus, JobKey, RunStatus
+from reconciler.core.reasons import Reason
+from reconciler.core.status import JobStatus, Phase
+from reconciler.engine import reconcile
+from reconciler.engine.daemon import Daemon, Pace
+from tests.acceptance.workspace import wait_for
+from tests.builders import JOB, OTHER_JOB
+from tests.engine.worlds import World
+from tests.fakes.clock import RunningClock
+from tests.fakes.meter import FakeMeter
+
+QUICK = timedelta(seconds=0.01)
+NEVER = timedelta(hours=1)
+
+
+class House:
+    """A world and a daemon in it. `pace`: how often it looks by itself, where a story is not about just that."""
+
+    def __init__(self) -> None:
+        self.world = World(hosts=4, clock=RunningClock())
+        self.meter = FakeMeter()
+        self.daemon = self.build()
+
+    def build(self, *, resync: timedelta = NEVER, wake: timedelta = QUICK, supervise: timedelta = NEVER) -> Daemon:
+        world = self.world
+        self.daemon = Daemon(
+            world.store,
+            world.executor,
+            world.reconciler,
+            {"default": world.keeper},
+            world.clock,
+            meter=self.meter,
+            workers=2,
+            pace=Pace(resync=resync, wake=wake, supervise=supervise, trim=NEVER),
+        )
+        world.executor.ended = lambda _: self.daemon.slice_ended()
+        return self.daemon
+
+    def ended(self, key: JobKey = JOB, runs: int = 1) -> Callable[[], bool]:
+        """Whether so many runs have ended; meanwhile processes do their work."""
+
+        def look() -> bool:
+            self.world.work()
+            found = self.world.store.runs(key, 100)
+            return len(found) >= runs and not found[0].open
+
+        return look
+
+    def to_rest(self) -> None:
+        """What `run --once` does."""
+
+        def rested() -> bool:
+            self.world.work()
+            return self.daemon.rested(0.01)
+
+        wait_for(rested, "the daemon to rest")
+
+    def phase(self, key: JobKey = JOB) -> Phase | None:
+        status = self.world.sink.statuses.get(key)
+        return None if status is None else status.status.phase
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    house = House()
+    yield house
+    house.world.store.away = False
+    house.daemon.stop()
+
+
+# -- once ------------------------------------------------------------------------------------------------------------
+def test_once_runs_what_is_there_to_its_end_and_rests(house: House) -> None:
+    house.world.write(limit=2)
+    house.world.write(OTHER_JOB.name, limit=3)
+    house.daemon.start(once=True)
+    house.to_rest()
+    assert house.phase() is house.phase(OTHER_JOB) is Phase.SUCCEEDED
+    assert sorted(house.world.begun) == sorted(house.world.names * 2)
+    assert house.meter.syncs == {("default", "success"): 1}
+    assert house.meter.looks["success"] > 0
+    assert house.meter.waits > 0
+
+
+def test_once_more_has_nothing_to_do(house: House) -> None:
+    house.world.write()
+    house.daemon.start(once=True)
+    house.to_rest()
+    house.daemon.stop()
+    before = house.world.store.last_event()
+    house.world.restart()
+    house.build().start(once=True)
+    house.to_rest()
+    assert house.world.store.last_event() == before
+
+
+def test_once_does_not_wait_for_what_is_outside(house: House) -> None:
+    house.world.inventory.answer = Unavailable(Reason.INVENTORY_UNREADABLE, "the script failed")
+    house.world.write()
+    house.daemon.start(once=True)
+    house.to_rest()
+    assert (house.phase(), house.world.runs()) == (Phase.PENDING, 0)
+
+
+def test_once_waits_for_a_slice_that_could_not_be_started(house: House) -> None:
+    house.world.executor.refuses = True
+    house.world.write()
+    house.daemon.start(once=True)
+    wait_for(lambda: "SliceGivenBack" in house.world.events(), "the refusal")
+    assert not house.daemon.rested(0.05)
+
+
+def test_once_gives_up_on_a_slice_that_never_starts_and_leaves_it_to_the_next(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "RESTART_FIRST", timedelta(milliseconds=20))
+    house.world.executor.refuses = True
+    house.world.write()
+    house.daemon.start(once=True)
+    wait_for(lambda: house.daemon.rested(0.01), "the daemon to give up")
+    assert house.world.events().count("SliceGivenBack") >= 4
+    assert not house.world.begun
+    assert house.world.run().open
+
+
+# -- noticing --------------------------------------------------------------------------------------------------------
+def test_a_manifest_written_while_it_watches_runs(house: House) -> None:
+    house.world.write(OTHER_JOB.name, suspend=True)
+    house.daemon.start()
+    house.world.write()
+    wait_for(house.ended(), "the run")
+    wait_for(lambda: house.phase() is Phase.SUCCEEDED, "its status")
+
+
+def test_what_the_watcher_missed_is_found_by_the_resync(house: House) -> None:
+    house.world.write()
+    text = house.world.source.files.pop(f"jobs/{JOB.name}.yaml")
+    house.build(resync=QUICK).start()
+    house.world.source.files[f"jobs/{JOB.name}.yaml"] = text  # and nobody is told
+    wait_for(house.ended(), "the run")
+
+
+def test_a_request_of_another_process_wakes_the_job(house: House) -> None:
+    house.world.write()
+    house.daemon.start()
+    wait_for(house.ended(), "the first run")
+    house.world.trigger()
+    wait_for(house.ended(runs=2), "the second")
+
+
+def test_a_job_that_waits_for_hosts_goes_on_as_soon_as_they_are_free(house: House) -> None:
+    house.world.write()
+    house.daemon.start()
+    wait_for(lambda: bool(house.world.executor.alive), "the first to have the hosts")
+    house.world.write(OTHER_JOB.name)
+    wait_for(lambda: house.meter.looks["waiting"] > 0, "the second to wait")
+    wait_for(house.ended(OTHER_JOB), "its turn, long before its alarm of 30 s")
+    assert house.world.begun == list(house.world.names) * 2
+
+
+def test_a_process_whose_end_nobody_was_told_is_noticed(house: House) -> None:
+    """As after a restart: the processes are another daemon's children."""
+    house.world.write()
+    house.build(supervise=QUICK).start()
+    house.world.executor.ended = lambda _: None
+    wait_for(lambda: bool(house.world.begin_all()), "a process")
+    house.world.executor.end(house.world.the_process()[0])
+    wait_for(house.ended(), "the end of the run")
+    assert set(house.world.statuses().values()) == {ChildStatus.UNKNOWN}
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+def test_a_bug_in_one_job_does_not_stop_the_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = house.world.sink.write
+
+    def buggy(status: JobStatus) -> None:
+        if status.metadata.name == JOB.name:
+            raise ZeroDivisionError
+        write(status)
+
+    monkeypatch.setattr(house.world.sink, "write", buggy)
+    house.world.write(selector={"hosts": ["web-1"]})
+    house.world.write(OTHER_JOB.name, selector={"hosts": ["web-2"]})
+    house.daemon.start()
+    wait_for(house.ended(OTHER_JOB), "the other job")
+    wait_for(lambda: JOB in house.daemon.failures(), "the failure to be told")
+    assert "bug" in house.daemon.failures()[JOB].message
+    monkeypatch.setattr(house.world.sink, "write", write)
+    wait_for(lambda: JOB not in house.daemon.failures(), "the next try")
+    wait_for(house.ended(), "its run")
+
+
+def test_a_store_that_goes_away_and_comes_back_ends_no_thread(house: House) -> None:
+    house.world.write(OTHER_JOB.name, suspend=True)
+    house.build(resync=QUICK, supervise=QUICK).start()
+    threads = {thread.name for thread in living_threads()}
+    house.world.store.away = True
+    house.world.write()
+    wait_for(lambda: house.meter.syncs["default", "error"] > 2, "the outage to be noticed")
+    house.daemon.slice_ended()
+    house.world.store.away = False
+    wait_for(house.ended(), "the run")
+    assert threads <= {thread.name for thread in living_threads()}
+
+
+def test_a_source_that_can_not_be_read_is_a_problem_and_what_runs_goes_on(house: House) -> None:
+    house.world.write(limit=2)
+    house.build(resync=QUICK).start()
+    wait_for(lambda: bool(house.world.executor.alive), "the first wave")
+    house.world.source.error = Unavailable(Reason.SOURCE_UNAVAILABLE, "the disk is gone")
+    wait_for(lambda: bool(house.daemon.problems()), "the problem to be told")
+    assert house.daemon.problems() == ("source default: the disk is gone",)
+    wait_for(house.ended(), "the end of the run")
+    assert house.world.run().status is RunStatus.SUCCESS
+    house.world.source.error = None
+    wait_for(lambda: not house.daemon.problems(), "the source to be read again")
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+def test_drained_it_finishes_the_wave_and_rests(house: House) -> None:
+    house.world.write(limit=2)
+    house.daemon.start(once=True)
+    wait_for(lambda: bool(house.world.executor.alive), "the first wave")
+    house.daemon.drain()
+    house.to_rest()
+    assert house.world.begun == ["web-1", "web-2"]
+    assert house.world.run().open, "and goes on where it was, next time"
+
+
+def test_cancelling_everything_ends_every_run_that_has_something_running(house: House) -> None:
+    house.world.write(limit=2, selector={"hosts": ["web-1", "web-2"]})
+    house.world.write(OTHER_JOB.name, limit=2, selector={"hosts": ["web-3", "web-4"]})
+    house.daemon.start(once=True)
+    wait_for(lambda: len(house.world.executor.alive) == 2, "both")
+    works = house.world.begin_all()
+    house.daemon.cancel_everything("kim", "interrupted")
+    for work in works:
+        assert house.world.store.stop_requested(work.slice_id)
+        house.world.finish(work)
+    house.to_rest()
+    assert house.phase() is house.phase(OTHER_JOB) is Phase.CANCELLED
+
+
+def test_stopped_no_thread_of_it_is_left_and_what_runs_is_left_alone(house: House) -> None:
+    house.world.write()
+    before = set(living_threads())
+    house.daemon.start()
+    wait_for(lambda: bool(house.world.executor.alive), "a process")
+    assert set(living_threads()) - before
+    house.daemon.stop()
+    assert set(living_threads()) - before == set()
+    assert len(house.world.executor.alive) == 1
+    assert house.world.executor.killed == []

@@ -1,0 +1,451 @@
+"""One look at one job, told from the outside: what happened to hosts, runs and statuses, whatever came in between."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.facts import ChildStatus, JobKey, RunError, RunStatus, SliceState
+from reconciler.core.reasons import Reason
+from reconciler.core.status import Phase
+from reconciler.ports import Spool, SpooledLine
+from tests.builders import JOB, OTHER_JOB
+from tests.engine.worlds import LEASE, Crash, World, fails
+from tests.fakes.hosts import an_inventory
+
+SUCCESS, FAILED, SKIPPED = ChildStatus.SUCCESS, ChildStatus.FAILED, ChildStatus.SKIPPED
+PENDING, RUNNING, CANCELLED = ChildStatus.PENDING, ChildStatus.RUNNING, ChildStatus.CANCELLED
+
+
+# -- a whole life ----------------------------------------------------------------------------------------------------
+def test_a_run_goes_through_its_waves_and_ends() -> None:
+    world = World(hosts=5)
+    world.commit(limit=2)
+    world.look()
+    assert world.said().phase is Phase.PENDING, "admitted, and no process has begun"
+    assert world.said().progress == "0/5 completed, 0 failed"
+    for wave, done in enumerate(("2/5", "4/5"), start=1):
+        world.begin_all()
+        world.look()
+        assert (world.said().phase, world.said().message) == (Phase.RUNNING, f"wave {wave} of 3 is running")
+        for part in world.run().slices:
+            if part.state is SliceState.STARTED:
+                world.store.finish(part.id, part.fence, world.result(part.hosts, lambda _: SUCCESS))
+                world.executor.end(part.id)
+        world.look()
+        assert world.said().progress == f"{done} completed, 0 failed"
+    world.work()
+    world.look()
+    assert world.waves() == [["web-1", "web-2"], ["web-3", "web-4"], ["web-5"]]
+    assert world.begun == list(world.names), "each once, in order"
+    assert (world.run().status, world.run().reason) == (RunStatus.SUCCESS, Reason.SUCCEEDED)
+    assert (world.said().phase, world.said().progress) == (Phase.SUCCEEDED, "5/5 completed, 0 failed")
+
+
+def test_a_job_that_rests_is_left_alone() -> None:
+    world = World()
+    world.commit()
+    world.run_all()
+    before, said = world.all_events(), world.said()
+    look = world.look()
+    assert (look.again, look.waits, look.outside) == (None, False, False)
+    assert (world.all_events(), world.said(), world.runs()) == (before, said, 1)
+    assert world.reconciler.resting("default") == {JOB}
+
+
+def test_one_that_nobody_ever_accepted_is_no_matter() -> None:
+    look = World().look(JobKey("default", "nobody"))
+    assert (look.again, look.waits) == (None, False)
+
+
+def test_sequential_runs_one_after_the_other_in_the_order_of_selection() -> None:
+    world = World(hosts=3)
+    world.commit(strategy="sequential", selector={"hosts": ["web-3", "web-1", "web-2"]})
+    world.run_all()
+    assert world.waves() == [["web-3"], ["web-1"], ["web-2"]]
+    assert world.begun == ["web-3", "web-1", "web-2"]
+
+
+def test_a_wave_in_several_processes_ends_when_the_last_of_them_does() -> None:
+    world = World(hosts=4)
+    world.commit(limit=3, hostsPerProcess=1)
+    world.look()
+    works = world.begin_all()
+    assert len(works) == 3
+    for work in works[:-1]:
+        world.finish(work)
+        world.look()
+        assert world.child("web-4").status is PENDING
+    world.finish(works[-1])
+    world.look()
+    world.work()
+    world.look()
+    assert world.run().status is RunStatus.SUCCESS
+
+
+def test_a_failure_does_not_stop_the_others() -> None:
+    world = World(hosts=4)
+    world.commit(limit=2)
+    world.run_all(fails("web-1"))
+    assert world.begun == list(world.names)
+    assert (world.run().status, world.said().phase) == (RunStatus.FAILED, Phase.FAILED)
+
+
+def test_with_stop_on_failure_the_first_wave_that_fails_is_the_last() -> None:
+    world = World(hosts=6)
+    world.commit(limit=2, stopOnFailure=True)
+    world.run_all(fails("web-3"))
+    assert world.begun == ["web-1", "web-2", "web-3", "web-4"]
+    assert world.reasons()["web-5"] is world.reasons()["web-6"] is Reason.STOPPED_ON_FAILURE
+    assert list(world.statuses().values()) == [SUCCESS, SUCCESS, FAILED, SUCCESS, SKIPPED, SKIPPED]
+
+
+def test_a_broken_playbook_ends_the_run_with_its_first_wave() -> None:
+    world = World(hosts=4)
+    world.commit(limit=2)
+    world.look()
+    world.work(lambda _: ChildStatus.ABORTED, RunError(Reason.PLAYBOOK_BROKEN, "no such module"))
+    world.look()
+    assert (world.run().status, world.run().reason) == (RunStatus.FAILED, Reason.PLAYBOOK_BROKEN)
+    assert world.said().progress == "4/4 completed, 2 failed"
+
+
+# -- a crash ---------------------------------------------------------------------------------------------------------
+def plain_life(world: World) -> None:
+    for outcome_of in (fails("web-1"), fails(), fails()):
+        look_through_crashes(world)
+        world.work(outcome_of)
+    look_through_crashes(world)
+
+
+def cancelled_life(world: World) -> None:
+    look_through_crashes(world)
+    (work,) = world.begin_all()
+    if world.store.request("request-1") is None:
+        world.cancel()
+    look_through_crashes(world)
+    world.finish(work)
+    look_through_crashes(world)
+
+
+def life_with_a_lost_slice(world: World) -> None:
+    look_through_crashes(world)
+    (work,) = world.begin_all()
+    world.executor.end(work.slice_id)
+    look_through_crashes(world)
+    world.work()
+    look_through_crashes(world)
+    world.work()
+    look_through_crashes(world)
+
+
+def superseded_life(world: World) -> None:
+    look_through_crashes(world)
+    (work,) = world.begin_all()
+    world.commit(limit=2, extraVars={"version": 2})
+    look_through_crashes(world)
+    world.finish(work)
+    for _ in range(4):
+        look_through_crashes(world)
+        world.work()
+
+
+def triggered_life(world: World) -> None:
+    for _ in range(4):
+        look_through_crashes(world)
+        world.work()
+    world.trigger()
+    for _ in range(4):
+        look_through_crashes(world)
+        world.work()
+
+
+LIVES = {
+    "plain": plain_life,
+    "cancelled": cancelled_life,
+    "lost": life_with_a_lost_slice,
+    "superseded": superseded_life,
+    "triggered": triggered_life,
+}
+
+
+def look_through_crashes(world: World) -> None:
+    """Look; if the daemon crashes meanwhile, start another that looks again."""
+
+    try:
+        world.look()
+    except Crash:
+        world.restart()
+        world.keeper.sync()
+        world.look()
+
+
+def a_world() -> World:
+    world = World(hosts=5)
+    world.commit(limit=2)
+    return world
+
+
+@pytest.mark.parametrize("just_after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("life", LIVES)
+def test_wherever_the_daemon_crashes_each_thing_is_done_once(life: str, just_after: bool) -> None:
+    calm = a_world()
+    LIVES[life](calm)
+    assert not calm.run().open
+    assert len(calm.steps.done) > 8
+    for number, step in enumerate(calm.steps.done, start=1):
+        world = a_world()
+        world.steps.crash_at, world.steps.just_after = number, just_after
+        LIVES[life](world)
+        where = f"crashed at step {number}, {'after' if just_after else 'before'} {step}"
+        assert world.begun == calm.begun, where
+        assert world.executor.started == calm.executor.started, where
+        assert world.events() == calm.events(), where
+        assert world.store.runs(JOB, 10) == calm.store.runs(JOB, 10), where
+        assert world.store.metrics().counters == calm.store.metrics().counters, where
+        assert world.said() == calm.said(), where
+
+
+# -- processes that vanish -------------------------------------------------------------------------------------------
+def test_a_slice_that_vanished_in_the_middle_leaves_its_hosts_unknown_and_the_run_goes_on() -> None:
+    world = World(hosts=4)
+    world.commit(limit=2)
+    world.look()
+    (work,) = world.begin_all()
+    world.executor.end(work.slice_id)
+    world.look()
+    assert (work.slice_id, work.fence) in world.executor.killed, "before anything is said, nothing of it is left"
+    assert world.reasons()["web-1"] is world.reasons()["web-2"] is Reason.SLICE_LOST
+    world.work()
+    world.look()
+    assert list(world.statuses().values()) == [ChildStatus.UNKNOWN] * 2 + [SUCCESS] * 2
+    assert world.begun == list(world.names), "what is unknown is not run again"
+    assert (world.run().status, world.said().phase) == (RunStatus.FAILED, Phase.FAILED)
+
+
+def test_what_a_vanished_slice_had_written_down_still_counts() -> None:
+    world = World(hosts=2)
+    world.commit(limit=2)
+    world.look()
+    (work,) = world.begin_all()
+    lines = (SpooledLine(1, "web-1", "ok: [web-1]"),)
+    world.executor.spools[work.slice_id] = Spool(lines, world.result(work.hosts, fails("web-2")))
+    world.executor.end(work.slice_id)
+    world.look()
+    assert world.statuses() == {"web-1": SUCCESS, "web-2": FAILED}
+    assert [line.text for line in world.store.log(work.run, "web-1", None, 0)] == ["ok: [web-1]"]
+    assert world.executor.forgotten[-1] == work.slice_id
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_slice_that_vanished_before_it_began_is_started_again_after_a_while(claimed: bool) -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.look()
+    slice_id, fence = world.the_process()
+    if claimed:
+        world.claim(slice_id, fence)
+    world.executor.end(slice_id)
+    look = world.look()
+    assert world.statuses() == {"web-1": PENDING, "web-2": PENDING}
+    assert world.reasons()["web-1"] is Reason.EXECUTOR_UNAVAILABLE
+    assert look.again is not None
+    assert 0 < look.again <= 5
+    world.pass_time(look.again)
+    world.run_all()
+    assert world.begun == ["web-1", "web-2"]
+    assert world.run().status is RunStatus.SUCCESS
+
+
+def test_an_executor_that_can_start_nothing_is_asked_again_later() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.executor.refuses = True
+    for _ in range(4):
+        world.look()
+        look = world.look()  # the event of what the first one did wakes the job again
+        assert look.again is not None
+        assert 0 < look.again <= 300
+        assert world.reasons()["web-1"] is Reason.EXECUTOR_UNAVAILABLE
+        world.pass_time(look.again)
+    world.executor.refuses = False
+    world.run_all()
+    assert world.run().status is RunStatus.SUCCESS
+
+
+def test_a_new_daemon_leaves_what_runs_alone() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.look()
+    (work,) = world.begin_all()
+    world.restart()
+    world.keeper.sync()
+    world.look()
+    assert (len(world.executor.started), world.executor.killed) == (1, [])
+    world.finish(work)
+    world.look()
+    assert world.run().status is RunStatus.SUCCESS
+
+
+def test_a_process_that_lives_and_lets_its_lease_run_out_is_ended() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.look()
+    (work,) = world.begin_all()
+    world.pass_time(LEASE.total_seconds() * 3)
+    world.look()
+    assert (work.slice_id, work.fence) in world.executor.killed
+    assert set(world.reasons().values()) == {Reason.SLICE_LOST}
+
+
+def test_while_its_machine_can_not_be_asked_the_hosts_stay_locked() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.look()
+    world.begin_all()
+    world.executor.cut_off = True
+    world.pass_time(LEASE.total_seconds() * 3)
+    world.look()
+    assert world.statuses() == {"web-1": RUNNING, "web-2": RUNNING}
+    world.commit(OTHER_JOB.name)
+    assert world.look(OTHER_JOB).waits
+
+
+# -- waiting for each other ------------------------------------------------------------------------------------------
+def test_two_jobs_on_the_same_hosts_take_turns() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.commit(OTHER_JOB.name)
+    world.look()
+    (work,) = world.begin_all()
+    look = world.look(OTHER_JOB)
+    assert (look.waits, look.again) == (True, 30.0)
+    said = world.said(OTHER_JOB)
+    assert (said.phase, said.message) == (Phase.PENDING, f"waits for hosts that {JOB} has")
+    world.finish(work)
+    world.look()
+    world.run_all(key=OTHER_JOB)
+    assert world.run(OTHER_JOB).status is RunStatus.SUCCESS
+    assert world.begun == ["web-1", "web-2"] * 2
+
+
+def test_no_more_children_run_than_there_are_slots() -> None:
+    world = World(hosts=4, max_running=3)
+    world.commit(selector={"hosts": ["web-1", "web-2"]})
+    world.commit(OTHER_JOB.name, selector={"hosts": ["web-3", "web-4"]})
+    world.look()
+    look = world.look(OTHER_JOB)
+    assert look.waits
+    assert world.said(OTHER_JOB).message == f"waits for slots that {JOB} has"
+    world.work()
+    world.look()
+    world.run_all(key=OTHER_JOB)
+    assert world.run(OTHER_JOB).status is RunStatus.SUCCESS
+
+
+# -- what is away, and comes back ------------------------------------------------------------------------------------
+def test_an_inventory_that_can_not_be_read_is_waited_for() -> None:
+    world = World(hosts=2)
+    good = world.inventory.answer
+    world.inventory.answer = Unavailable(Reason.INVENTORY_UNREADABLE, "the script failed")
+    world.commit()
+    look = world.look()
+    assert look.outside
+    assert look.again is not None
+    assert (world.said().phase, world.runs()) == (Phase.PENDING, 0)
+    world.inventory.answer = good
+    world.run_all()
+    assert world.run().status is RunStatus.SUCCESS
+
+
+def test_a_run_in_progress_goes_on_without_its_inventory_and_its_source() -> None:
+    world = World(hosts=4)
+    world.commit(limit=2)
+    world.look()
+    world.inventory.answer = Unavailable(Reason.INVENTORY_UNREADABLE, "the script failed")
+    world.restart()  # and the source was not read yet
+    world.run_all()
+    assert (world.begun, world.run().status) == (list(world.names), RunStatus.SUCCESS)
+    said = world.said()
+    assert said.run is not None
+    assert (said.phase, said.run.status) == (Phase.SUCCEEDED, RunStatus.SUCCESS)
+
+
+def test_too_few_hosts_stall_and_more_of_them_start() -> None:
+    world = World(hosts=2)
+    world.commit(minHosts=3)
+    world.look()
+    assert (world.said().phase, world.said().message.split(" (")[0]) == (
+        Phase.STALLED,
+        "the selector matches 2 hosts, minHosts is 3",
+    )
+    world.inventory.answer = an_inventory(["web-1", "web-2", "web-3"])
+    world.run_all()
+    assert world.run().status is RunStatus.SUCCESS
+
+
+def test_a_store_that_is_away_is_unavailable_and_loses_nothing() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.look()
+    world.store.away = True
+    with pytest.raises(Unavailable):
+        world.look()
+    world.store.away = False
+    world.run_all()
+    assert world.begun == ["web-1", "web-2"]
+
+
+def test_after_an_outage_every_lease_gets_one_full_term() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.look()
+    (work,) = world.begin_all()
+    world.pass_time(LEASE.total_seconds() * 10)
+    world.reconciler.store_was_away()
+    world.look()
+    assert world.executor.killed == []
+    world.pass_time(LEASE.total_seconds() * 3)
+    world.look()
+    assert (work.slice_id, work.fence) in world.executor.killed
+
+
+def test_a_status_that_can_not_be_written_is_written_as_soon_as_it_can() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.sink.broken = True
+    with pytest.raises(Unavailable) as caught:
+        world.look()
+    assert caught.value.reason is Reason.STATUS_NOT_WRITTEN
+    world.sink.broken = False
+    world.look()
+    assert world.said().phase is Phase.PENDING
+    assert len(world.executor.started) == 1
+
+
+def test_while_draining_nothing_begins_and_what_runs_is_seen_to_its_end() -> None:
+    world = World(hosts=4)
+    world.commit(limit=2)
+    world.look()
+    world.reconciler.drain()
+    world.work()
+    world.look()
+    world.look()
+    assert (world.executor.alive, world.begun) == (frozenset(), ["web-1", "web-2"])
+    assert list(world.statuses().values()) == [SUCCESS, SUCCESS, PENDING, PENDING]
+    world.restart()
+    world.keeper.sync()
+    world.run_all()
+    assert world.begun == list(world.names)
+
+
+def test_hosts_that_are_one_machine_never_run_at_once() -> None:
+    world = World(hosts=3)
+    inventory = an_inventory(world.names)
+    same = replace(inventory.hosts["web-2"], host_key=inventory.hosts["web-1"].host_key)
+    world.inventory.answer = replace(inventory, hosts={**inventory.hosts, "web-2": same})
+    world.commit(limit=3, hostsPerProcess=1)
+    world.look()
+    assert {work.hosts for work in world.begin_all()} == {("web-1",), ("web-3",)}

@@ -1,0 +1,202 @@
+"""The process of one slice: what it does with its claim, what it writes down, and what it leaves to whoever decides."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.errors import Refused
+from reconciler.core.facts import ChildStatus, SliceState
+from reconciler.core.manifest import Timeouts
+from reconciler.core.reasons import Reason
+from reconciler.engine.slice import Rhythm, SliceProcess
+from reconciler.ports import LogLine, PlaybookResult, SliceWork, SpooledLine, StopKind
+from tests.acceptance.workspace import wait_for
+from tests.engine.worlds import World
+from tests.fakes.clock import RunningClock
+from tests.fakes.runner import FakeRunner
+
+QUICK = Rhythm(
+    lease=timedelta(seconds=0.5),
+    renew=timedelta(seconds=0.02),
+    ask=timedelta(seconds=0.01),
+    record=timedelta(seconds=0.01),
+)
+
+
+class Spool:
+    """In memory; in order."""
+
+    def __init__(self) -> None:
+        self.lines: list[SpooledLine] = []
+        self.results: list[PlaybookResult] = []
+
+    def line(self, line: SpooledLine) -> None:
+        self.lines.append(line)
+
+    def result(self, result: PlaybookResult) -> None:
+        self.results.append(result)
+
+
+class Bench:
+    """A run whose first wave is about to begin, and the process of its slice in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(hosts=2, clock=RunningClock())
+        self.world.commit()
+        self.world.look()
+        self.slice_id, self.fence = self.world.the_process()
+        self.runner, self.spool = FakeRunner(), Spool()
+        self.folder = folder
+        self.wave = timedelta(hours=2)
+        self.recorded: bool | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        def timeouts(work: SliceWork) -> Timeouts:
+            return work.spec.timeouts.model_copy(update={"wave": self.wave})
+
+        process = SliceProcess(
+            self.world.store, self.runner, self.spool, self.world.clock, lambda *_: self.folder, QUICK, timeouts
+        )
+        self.recorded = process.run(self.slice_id, self.fence, "worker-1", self.folder / "ansible")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def under_way(self) -> None:
+        self.start()
+        wait_for(self.runner.running.is_set, "the playbook")
+
+    def ended(self) -> bool:
+        """Whether it brought everything to the store, or left it as it was."""
+        self._thread.join(30)
+        assert self.recorded is not None
+        return self.recorded
+
+    def close(self) -> None:
+        self.world.store.away = False
+        self.runner.end.set()
+        if self._thread.ident is not None:
+            self._thread.join(30)
+
+    @property
+    def state(self) -> SliceState:
+        (part,) = self.world.run().slices
+        return part.state
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def test_it_runs_its_hosts_and_records_what_became_of_them(bench: Bench) -> None:
+    bench.runner.lines = (LogLine(None, "PLAY [all]"), LogLine("web-1", "ok: [web-1]"))
+    bench.under_way()
+    assert bench.world.statuses() == {"web-1": ChildStatus.RUNNING, "web-2": ChildStatus.RUNNING}
+    bench.runner.end.set()
+    assert bench.ended()
+    assert (bench.state, set(bench.world.statuses().values())) == (SliceState.FINISHED, {ChildStatus.SUCCESS})
+    assert [line.text for line in bench.world.store.log(bench.world.run().job_id, "web-1", None, 0)] == ["ok: [web-1]"]
+    assert [(line.sequence, line.text) for line in bench.spool.lines] == [(1, "PLAY [all]"), (2, "ok: [web-1]")]
+    assert len(bench.spool.results) == 1
+    assert [work.hosts for work in bench.runner.works] == [("web-1", "web-2")]
+
+
+def test_log_lines_reach_the_store_while_it_runs(bench: Bench) -> None:
+    bench.runner.lines = (LogLine("web-1", "ok: [web-1]"),)
+    bench.under_way()
+    run = bench.world.run().job_id
+    wait_for(lambda: bench.world.store.log(run, "web-1", None, 0), "the line")
+
+
+def test_what_somebody_else_has_claimed_it_leaves_alone(bench: Bench) -> None:
+    bench.world.claim(bench.slice_id, bench.fence)
+    bench.start()
+    assert not bench.ended()
+    assert bench.runner.works == []
+    assert bench.state is SliceState.CLAIMED
+
+
+def test_what_can_not_be_prepared_is_given_back_and_touched_no_host(bench: Bench) -> None:
+    bench.runner.error = Refused(Reason.ANSIBLE_MISSING, "there is no ansible-playbook")
+    bench.start()
+    assert not bench.ended()
+    assert bench.state is SliceState.PLANNED
+    assert bench.world.reasons()["web-1"] is Reason.EXECUTOR_UNAVAILABLE
+    assert "there is no ansible-playbook" in bench.world.child("web-1").message
+
+
+def test_a_cancel_reaches_it_without_a_daemon(bench: Bench) -> None:
+    bench.under_way()
+    bench.world.cancel()
+    assert bench.ended()
+    assert bench.runner.told is StopKind.CANCEL
+    assert (bench.state, set(bench.world.statuses().values())) == (SliceState.CANCELLED, {ChildStatus.CANCELLED})
+
+
+def test_its_lease_lasts_as_long_as_it_runs(bench: Bench) -> None:
+    bench.under_way()
+    first = bench.world.run().slices[0].lease_expires_at
+    assert first is not None
+    wait_for(lambda: (bench.world.run().slices[0].lease_expires_at or first) > first + QUICK.lease, "renewals")
+    bench.runner.end.set()
+    assert bench.ended()
+    assert bench.runner.told is None
+
+
+def test_one_over_which_somebody_else_decided_stops_and_writes_nothing_more(bench: Bench) -> None:
+    bench.under_way()
+    bench.world.store.lose(bench.slice_id, bench.fence, None)
+    seen = bench.world.store.last_event()
+    bench.ended()
+    assert bench.runner.told is StopKind.LOST
+    assert set(bench.world.reasons().values()) == {Reason.SLICE_LOST}
+    assert (bench.world.store.last_event(), bench.spool.results) == (seen, [])
+
+
+def test_a_store_that_is_away_for_a_moment_costs_nothing(bench: Bench) -> None:
+    bench.runner.lines = (LogLine("web-1", "ok: [web-1]"),)
+    bench.under_way()
+    bench.world.store.away = True
+    bench.runner.end.set()
+    wait_for(lambda: bench.spool.results, "the result in the spool")
+    bench.world.store.away = False
+    assert bench.ended()
+    assert set(bench.world.statuses().values()) == {ChildStatus.SUCCESS}
+    assert len(bench.world.store.log(bench.world.run().job_id, "web-1", None, 0)) == 1
+
+
+def test_without_a_store_for_longer_than_its_lease_it_ends_what_it_runs(bench: Bench) -> None:
+    bench.under_way()
+    bench.world.store.away = True
+    recorded = bench.ended()
+    assert bench.runner.told is StopKind.LOST
+    assert not recorded, "the spool must stay: nobody has read it yet"
+
+
+def test_what_ended_while_the_store_was_away_too_long_is_left_in_the_spool(bench: Bench) -> None:
+    """Whoever decides then reads it: so it must not be tidied up as if it had been recorded."""
+    bench.under_way()
+    bench.world.store.away = True
+    bench.runner.end.set()
+    recorded = bench.ended()
+    assert len(bench.spool.results) == 1
+    bench.world.store.away = False
+    assert bench.state is SliceState.STARTED
+    assert not recorded
+
+
+def test_a_wave_that_takes_too_long_is_ended(bench: Bench) -> None:
+    bench.wave = timedelta(seconds=0.05)
+    bench.under_way()
+    assert bench.ended()
+    assert bench.runner.told is StopKind.DEADLINE
+    assert bench.state is SliceState.FINISHED

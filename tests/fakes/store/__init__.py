@@ -1,0 +1,17 @@
+"""A store in memory, for engine tests: it keeps every promise of the ports but to outlive its process.
+
+By responsibility, like the real one.
+"""
+
+from __future__ import annotations
+
+from tests.fakes.store.admission import Admission
+from tests.fakes.store.history import Lookups
+from tests.fakes.store.requests import Requests
+from tests.fakes.store.runs import Runs
+
+__all__ = ["FakeStore"]
+
+
+class FakeStore(Requests, Runs, Admission, Lookups):
+    """`away` makes every call raise Unavailable, as a database does that is gone."""

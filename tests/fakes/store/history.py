@@ -1,0 +1,66 @@
+"""What is known of a job, and what people look up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from reconciler.core.facts import Child, JobKey, Observed, Run, RunStatus
+from reconciler.ports import SpooledLine, StoredMetrics
+from tests.fakes.store.manifests import Manifests
+from tests.fakes.store.memory import one_at_a_time
+from tests.fakes.store.supervision import Supervision
+
+
+class Lookups(Manifests, Supervision):
+    @one_at_a_time
+    def observe(self, key: JobKey) -> Observed:
+        runs = self._of(key)
+        good = (run for run in runs if run.run.status is RunStatus.SUCCESS and not run.new.spec.check_mode)
+        success = next(good, None)
+        return Observed(
+            causes=tuple(each.cause for each in self._causes.values() if each.key == key and not each.handled),
+            run=runs[0].whole() if runs else None,
+            hosts=dict(self._records[key]),
+            last_success=success.summary() if success else None,
+            history=tuple(run.summary() for run in runs[:5]),
+        )
+
+    @one_at_a_time
+    def runs(self, key: JobKey, limit: int) -> Sequence[Run]:
+        return tuple(run.whole() for run in self._of(key)[:limit])
+
+    @one_at_a_time
+    def run(self, job_id: str) -> tuple[JobKey, Run] | None:
+        found = self._runs.get(job_id)
+        return None if found is None else (found.new.key, found.whole())
+
+    @one_at_a_time
+    def children(self, run: str) -> Sequence[Child]:
+        return tuple(self._runs[run].children.values()) if run in self._runs else ()
+
+    @one_at_a_time
+    def host_history(self, host: str, since: datetime | None, limit: int) -> Sequence[tuple[JobKey, Child]]:
+        found = [
+            (run.new.key, run.children[host])
+            for run in reversed(self._runs.values())
+            if host in run.children and (since is None or run.run.created_at >= since)
+        ]
+        return tuple(found[:limit])
+
+    @one_at_a_time
+    def log(self, run: str, host: str | None, attempt: int | None, after: int) -> Sequence[SpooledLine]:
+        return tuple(
+            SpooledLine(line.number, host, line.text)
+            for line in self._lines
+            if (line.run, line.host) == (run, host) and line.number > after and attempt in (None, line.attempt)
+        )
+
+    @one_at_a_time
+    def metrics(self) -> StoredMetrics:
+        return StoredMetrics(
+            statuses=self.statuses(),
+            sources=self.source_statuses(),
+            counters={name: dict(values) for name, values in self._counters.items()},
+            running=sum(len(part.hosts) for part in self.open_slices()),
+        )

@@ -1,0 +1,187 @@
+"""What every part of the store in memory stands on: what it holds, its transactions, its events."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.facts import (
+    Cause,
+    CauseKind,
+    Child,
+    HostRecord,
+    JobKey,
+    ManifestRecord,
+    Run,
+    RunSummary,
+    Slice,
+    SliceId,
+    Stop,
+)
+from reconciler.core.hosts import Host
+from reconciler.core.reasons import Reason
+from reconciler.core.status import JobStatus, SourceStatus
+from reconciler.ports import Clock, NewRun, Request, RequestKind, StoredEvent
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def one_at_a_time(method: Method) -> Method:
+    """A transaction: alone, and refused while the store is away."""
+
+    @wraps(method)
+    def alone(self: Memory, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            if self.away:
+                raise Unavailable(Reason.STORE_UNAVAILABLE, "the database does not answer")
+            return method(self, *args, **kwargs)
+
+    return cast(Method, alone)
+
+
+@dataclass
+class KeptCause:
+    key: JobKey
+    cause: Cause
+    handled: bool = False
+
+
+@dataclass
+class KeptSlice:
+    part: Slice
+    locks: frozenset[str]
+    stop: Stop | None = None
+
+
+@dataclass
+class KeptRun:
+    new: NewRun
+    run: Run
+    children: dict[str, Child]
+    slices: dict[SliceId, KeptSlice] = field(default_factory=dict)
+    waiting_since: datetime | None = None
+    waiting_seen_at: datetime | None = None
+
+    @property
+    def open_slices(self) -> list[KeptSlice]:
+        return [each for each in self.slices.values() if each.part.state.open]
+
+    def whole(self) -> Run:
+        order = sorted(self.slices.values(), key=lambda each: (each.part.wave, each.part.attempt, each.part.id))
+        return replace(self.run, children=tuple(self.children.values()), slices=tuple(each.part for each in order))
+
+    def summary(self) -> RunSummary:
+        run = self.run
+        return RunSummary(
+            job_id=run.job_id,
+            cause=run.cause,
+            generation=run.generation,
+            work_digest=run.work_digest,
+            playbook_digest=run.playbook_digest,
+            revision=run.revision,
+            check_mode=run.spec.check_mode,
+            status=run.status,
+            reason=run.reason,
+            message=run.message,
+            hosts=Counter(child.status for child in self.children.values()),
+            created_at=run.created_at,
+            started_at=run.started_at,
+            finished_at=run.finished_at,
+        )
+
+
+@dataclass(frozen=True)
+class KeptLine:
+    number: int
+    run: str
+    host: str | None
+    attempt: int
+    slice: SliceId
+    sequence: int
+    text: str
+
+
+class Memory:
+    """`away` makes every call raise Unavailable, as a database does that is gone."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.away = False
+        self._lock = threading.RLock()
+        self._manifests: dict[JobKey, ManifestRecord] = {}
+        self._causes: dict[tuple[JobKey, CauseKind, str], KeptCause] = {}
+        self._runs: dict[str, KeptRun] = {}
+        self._records: defaultdict[JobKey, dict[str, HostRecord]] = defaultdict(dict)
+        self._requests: dict[str, Request] = {}
+        self._statuses: dict[JobKey, JobStatus] = {}
+        self._invalid: dict[JobKey, JobStatus] = {}
+        self._sources: dict[str, SourceStatus] = {}
+        self._events: list[StoredEvent] = []
+        self._sequence = 0
+        self._lines: list[KeptLine] = []
+        self._line = 0
+        self._counters: defaultdict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
+
+    def _of(self, key: JobKey) -> list[KeptRun]:
+        """Newest first."""
+        return [run for run in reversed(self._runs.values()) if run.new.key == key]
+
+    def _find(self, slice_id: SliceId) -> tuple[KeptRun, KeptSlice] | None:
+        return next(((run, run.slices[slice_id]) for run in self._runs.values() if slice_id in run.slices), None)
+
+    def _tell(self, key: JobKey, type_: str, run: str | None = None, reason: str = "", text: str = "") -> None:
+        self._sequence += 1
+        self._events.append(StoredEvent(self._sequence, key, run, type_, str(reason), text, self.clock.now()))
+
+    def _count_duration(self, name: str, label: str = "") -> None:
+        """How often only: in which buckets they fall is the real store's."""
+        self._counters[f"{name}_count"][label,] += 1
+
+    def _change(self, state: KeptRun, hosts: Iterable[str], **fields: object) -> None:
+        for host in hosts:
+            state.children[host] = replace(state.children[host], **fields)  # type: ignore[arg-type]
+
+    def _told(self, state: KeptRun, each: KeptSlice) -> Stop | None:
+        asked = any(
+            request.kind is RequestKind.CANCEL and request.run == state.new.job_id and request.result is None
+            for request in self._requests.values()
+        )
+        return each.stop or state.run.stop or (Stop(Reason.CANCELLED, "cancelled by request") if asked else None)
+
+    def _remember(self, state: KeptRun, hosts: Iterable[str]) -> None:
+        if not state.new.spec.check_mode:
+            records = self._records[state.new.key]
+            for host in hosts:
+                records[host] = replace(records[host], success_digest=state.new.coverage_digest)
+
+    @one_at_a_time
+    def ping(self) -> None:
+        """Here it is, unless it is away."""
+
+    @one_at_a_time
+    def events_after(self, sequence: int, limit: int = 1000) -> Sequence[StoredEvent]:
+        return tuple(event for event in self._events if event.sequence > sequence)[:limit]
+
+    @one_at_a_time
+    def last_event(self) -> int:
+        return self._sequence
+
+    @one_at_a_time
+    def trim_events(self, keep: int, older_than: datetime) -> int:
+        before, oldest = len(self._events), self._sequence - keep
+        self._events = [
+            event
+            for event in self._events
+            if event.sequence == self._sequence or (event.sequence > oldest and event.at >= older_than)
+        ]
+        return before - len(self._events)
+
+    @one_at_a_time
+    def save_servers(self, source: str, inventory: str, hosts: Sequence[Host]) -> None:
+        """Nothing reads servers through the port."""

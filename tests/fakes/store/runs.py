@@ -1,0 +1,95 @@
+"""Runs: opening one with all its children, ending what never started, ending it, and removing what is old."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from reconciler.core.facts import Child, ChildStatus, HostRecord, JobKey, Revision, Run, RunStatus
+from reconciler.core.reasons import Reason
+from reconciler.ports import NewRun
+from tests.fakes.store.memory import KeptRun, Memory, one_at_a_time
+
+
+class Runs(Memory):
+    @one_at_a_time
+    def open_run(self, new: NewRun) -> bool:
+        known = self._causes.get((new.key, new.cause.kind, new.cause.key))
+        if known is None or known.handled or any(run.run.open for run in self._of(new.key)):
+            return False
+        run = Run(
+            job_id=new.job_id,
+            cause=new.cause.kind,
+            cause_key=new.cause.key,
+            generation=new.generation,
+            work_digest=new.work_digest,
+            playbook_digest=new.playbook_digest,
+            revision=new.revision,
+            spec=new.spec,
+            status=RunStatus.PENDING,
+            created_at=self.clock.now(),
+        )
+        stem = "job-" + new.job_id.removeprefix("batch-")
+        children = {
+            host.name: Child(f"{stem}-{ordinal:04}", host.name, host.host_key, host.address, ordinal)
+            for ordinal, host in enumerate(new.hosts, start=1)
+        }
+        self._runs[new.job_id] = KeptRun(new, run, children)
+        records = self._records[new.key]
+        for host in new.hosts:
+            before = records.get(host.name)
+            records[host.name] = HostRecord(before.success_digest if before else None, new.coverage_digest)
+        for cause in new.handles:
+            self._causes[new.key, cause.kind, cause.key].handled = True
+        self._tell(new.key, "RunOpened", new.job_id, new.cause.kind, new.cause.message)
+        return True
+
+    @one_at_a_time
+    def skip(self, run: str, hosts: Sequence[str], reason: Reason, message: str) -> None:
+        state = self._runs[run]
+        taken = {host for each in state.open_slices for host in each.part.hosts}
+        pending = [h for h in hosts if h not in taken and state.children[h].status is ChildStatus.PENDING]
+        if pending:
+            ended = {"status": ChildStatus.SKIPPED, "reason": reason, "message": message}
+            self._change(state, pending, **ended, finished_at=self.clock.now())
+            self._counters["children_finished_total"][ChildStatus.SKIPPED.value,] += len(pending)
+            self._tell(state.new.key, "HostsSkipped", run, reason, f"{len(pending)} hosts")
+
+    @one_at_a_time
+    def finish_run(self, run: str, status: RunStatus, reason: Reason, message: str) -> bool:
+        state, now = self._runs[run], self.clock.now()
+        if not state.run.open:
+            return False
+        state.run = replace(state.run, status=status, reason=reason, message=message, finished_at=now)
+        state.waiting_since = state.waiting_seen_at = None
+        if status is RunStatus.SUCCESS:
+            children = state.children.values()
+            self._remember(state, [child.host for child in children if child.reason is Reason.NOT_TARGETED])
+        self._counters["runs_finished_total"][status.value, reason.value] += 1
+        if state.run.started_at is not None:
+            self._count_duration("run_duration_seconds", status.value)
+        self._tell(state.new.key, "RunFinished", run, reason, message)
+        return True
+
+    @one_at_a_time
+    def key_of_run(self, run: str) -> JobKey | None:
+        return self._runs[run].new.key if run in self._runs else None
+
+    @one_at_a_time
+    def revisions_in_use(self, source: str) -> frozenset[Revision]:
+        latest = {run.new.key: run for run in self._runs.values() if run.new.key.source == source}
+        unfinished = (run for run in self._runs.values() if run.new.key.source == source and run.run.open)
+        return frozenset(run.run.revision for run in (*latest.values(), *unfinished))
+
+    @one_at_a_time
+    def trim(self, key: JobKey, keep: int, older_than: datetime) -> int:
+        ended = [run.run for run in self._of(key) if run.run.finished_at is not None]
+        old = {
+            run.job_id
+            for number, run in enumerate(ended)
+            if number >= keep or (run.finished_at is not None and run.finished_at < older_than)
+        }
+        before = len(self._lines)
+        self._lines = [line for line in self._lines if line.run not in old]
+        return before - len(self._lines)
