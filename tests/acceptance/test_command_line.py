@@ -1,0 +1,257 @@
+"""What a person at the keyboard does and sees: writing a manifest, looking before and after, ending what runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.acceptance.workspace import PATIENCE, Workspace, wait_for
+
+
+# -- before anything runs --------------------------------------------------------------------------------------------
+def test_new_writes_a_manifest_that_is_valid_and_never_writes_over_one(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    file = here.root / "jobs" / "patch.yaml"
+    asked = ("new", "patch", "--playbook", "playbooks/work.yml", "--tag", "web", "--limit", "3", "-f", str(file))
+
+    def new(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([here.command()[0], *arguments], capture_output=True, text=True, timeout=PATIENCE)
+
+    assert new(*asked).returncode == 0
+    assert yaml.safe_load(file.read_text())["spec"]["limit"] == 3
+    assert here.call("validate", str(here.root / "jobs")).out == "1 manifest is valid\n"
+
+    again = new(*asked)
+    assert again.returncode == 2
+    assert "already there" in again.stderr
+
+    wrong = new("new", "Patch Web", "--playbook", "../x.yml")
+    assert wrong.returncode == 2
+    assert "metadata.name" in wrong.stderr
+    assert "spec.playbook" in wrong.stderr
+
+
+def test_validate_tells_programs_too(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    here.job("one", limit=0)
+    here.job("two")
+    here.write("jobs/copy.yaml", (here.root / "jobs" / "two.yaml").read_text())
+
+    done = here.call("validate", str(here.root / "jobs"), "-o", "json")
+
+    assert done.code == 2
+    problems = json.loads(done.out)["problems"]
+    assert [Path(problem["path"]).name for problem in problems] == ["one.yaml", "two.yaml"]
+    assert problems[0]["line"] > 1
+    assert "copy.yaml" in problems[1]["message"]
+
+
+def test_plan_tells_programs_what_would_run(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=3)
+    here.job(limit=2)
+
+    done = here.call("plan", str(here.root), "--detailed-exitcode", "-o", "json")
+
+    assert done.code == 3
+    (planned,) = json.loads(done.out)
+    assert planned["runs"] is True
+    assert planned["waves"] == [["h1", "h2"], ["h3"]]
+
+
+def test_the_doctor_finds_what_would_make_runs_fail(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=2)
+    here.job()
+    well = here.call("doctor", str(here.root))
+    assert (well.code, "problem" in well.out) == (0, False)
+    assert "2 hosts selected, 1 wave to run" in well.out
+
+    here.write("playbooks/wants.yml", "- hosts: all\n  tasks:\n    - name: Call\n      nobody.knows.this:\n")
+    here.job("wants", playbook="playbooks/wants.yml")
+    here.job("wrong", limit=0)
+    key = tmp_path / "key"
+    key.write_text("not a key")
+    key.chmod(0o644)
+    config = tmp_path / "reconciler.toml"
+    config.write_text(f'[ansible]\nprivate_key_file = "{key}"\nbecome_password_file = "{tmp_path}/nowhere"\n')
+
+    ill = here.call("doctor", str(here.root), "--config", str(config))
+
+    assert ill.code == 1
+    problems = [line for line in ill.out.splitlines() if line.startswith("problem")]
+    assert len(problems) == 4
+    for told in ("others may read", "nowhere is not there", "wrong.yaml:", "playbooks/wants.yml: "):
+        assert any(told in line for line in problems), told
+    assert "nobody.knows.this" in ill.out
+
+
+# -- a run that a person watches -------------------------------------------------------------------------------------
+def test_once_tells_its_progress_and_every_host_has_a_history(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=3)
+    here.job(limit=2)
+    here.break_host("h3")
+
+    done = here.once()
+
+    assert done.code == 1
+    lines = done.out.splitlines()
+    assert "work: wave 1 of 2 is running; 0/3 completed, 0 failed" in lines
+    assert "work: wave 2 of 2 is running; 2/3 completed, 0 failed" in lines
+    assert "level=info" not in done.err
+    assert "Work" in here.call("logs", "work", "--failed").out
+    (row,) = json.loads(here.call("history", "--host", "h3", "-o", "json").out)
+    assert (row["batch"], row["status"]) == ("default/work", "failed")
+    (row,) = json.loads(here.call("history", "work", "--host", "h1", "-o", "json").out)
+    assert row["status"] == "success"
+    assert here.call("history").code == 2
+
+
+def test_a_name_that_only_an_invalid_manifest_has_shows_invalid_until_it_is_mended_or_gone(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    here.job("mended", limit=0)
+    here.job("gone", limit=0)
+
+    done = here.once()
+
+    assert done.code == 2
+    found = here.status("mended")
+    assert found["phase"] == "Invalid"
+    assert "jobs/mended.yaml:" in found["message"]
+    told = here.call("status", "mended")
+    assert (told.code, "Invalid" in told.out) == (0, True)
+    assert here.call("wait", "mended").code == 1
+    assert here.call("trigger", "mended").code == 2
+
+    here.job("mended")
+    (here.root / "jobs" / "gone.yaml").unlink()
+    assert here.once().code == 0
+    assert here.status("mended")["phase"] == "Succeeded"
+    assert here.status("gone") == {}
+    assert here.call("status", "gone").code == 2
+
+
+def test_only_what_history_keeps_is_kept_and_nothing_runs_again_for_it(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    here.job(history={"keep": 1})
+    assert here.once().code == 0
+    first = here.status()["run"]["id"]
+    assert here.call("logs", "work", "h1").out
+
+    assert here.call("trigger", "work").code == 0
+    assert here.once().code == 0
+
+    assert here.recorded() == ["h1", "h1"]
+    assert here.call("logs", "work", "h1").out
+    assert here.call("logs", "work", "h1", "--run", first).out == ""
+    assert [row["status"] for row in json.loads(here.call("history", "work", "-o", "json").out)] == ["success"] * 2
+    assert here.once().code == 0
+    assert here.recorded() == ["h1", "h1"]
+
+
+# -- what can't be done now ------------------------------------------------------------------------------------------
+def test_once_ends_when_the_inventory_can_not_be_read(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    script = here.root / "inventory" / "dynamic.sh"
+    script.write_text("#!/bin/sh\necho the cloud does not answer >&2\nexit 1\n")
+    script.chmod(0o755)
+    here.job(inventory="inventory/dynamic.sh")
+
+    done = here.once()
+
+    assert done.code == 1
+    assert here.status()["phase"] == "Pending"
+    assert "the cloud does not answer" in here.status()["message"]
+    assert here.recorded() == []
+
+
+def test_once_ends_when_a_status_can_not_be_written(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    here.job()
+    here.state.mkdir()
+    (here.state / "status").write_text("a file where a folder should be")
+
+    done = here.once()
+
+    assert done.code == 4
+    assert "could not be written" in done.err
+    assert here.recorded() == ["h1"]
+
+
+# -- ending it -------------------------------------------------------------------------------------------------------
+def command_of(pid: int) -> str:
+    """Nothing for one that has ended in the meantime."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def started(here: Workspace, hosts: int) -> subprocess.Popen[str]:
+    """`run --once`, once so many hosts have begun."""
+    command = here.command("run", "--once", str(here.root))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(here.recorded()) == hosts, f"{hosts} hosts have begun")
+    return process
+
+
+def test_ctrl_c_starts_no_further_wave_and_waits_for_the_one_that_runs(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=4)
+    here.job(limit=2, extraVars={"seconds": 2})
+    process = started(here, hosts=2)
+
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+
+    assert process.returncode == 130
+    assert "Ctrl-C again cancels" in err
+    assert sorted(here.recorded("end")) == ["h1", "h2"]
+    assert here.marked() == []
+    assert here.status()["run"]["status"] == "running"
+
+    assert here.once().code == 0
+    assert sorted(here.recorded()) == ["h1", "h2", "h3", "h4"]
+
+
+def test_ctrl_c_twice_cancels_what_runs(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=3)
+    here.job(limit=2, extraVars={"seconds": 300})
+    process = started(here, hosts=2)
+
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert "Ctrl-C again" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE)
+
+    assert process.returncode == 130
+    assert here.marked() == []
+    assert here.status()["phase"] == "Cancelled"
+    assert here.children() == {"h1": "cancelled", "h2": "cancelled", "h3": "skipped"}
+    assert here.recorded("end") == []
+
+
+@pytest.mark.parametrize("killed_too", [False, True], ids=["slices live", "slices killed too"])
+def test_cancel_ends_a_run_that_has_no_daemon_any_more(tmp_path: Path, killed_too: bool) -> None:
+    here = Workspace(tmp_path, hosts=3)
+    here.job(limit=2, extraVars={"seconds": 300})
+    process = started(here, hosts=2)
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    if killed_too:
+        (slice_process,) = [pid for pid in here.marked() if "reconciler.worker" in command_of(pid)]
+        os.kill(slice_process, signal.SIGKILL)
+
+    done = here.call("cancel", "work", "--reason", "wrong fleet")
+
+    assert done.code == 0
+    wait_for(lambda: here.marked() == [], "the last process of the run is gone")
+    assert here.status()["phase"] == "Cancelled"
+    assert "wrong fleet" in here.status()["message"]
+    assert here.children() == {"h1": "cancelled", "h2": "cancelled", "h3": "skipped"}
+    assert here.once().code == 1
+    assert sorted(here.recorded()) == ["h1", "h2"]
