@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reconciler.adapters.ansible import AnsibleOptions
     from reconciler.adapters.inventory import AnsibleInventory
     from reconciler.adapters.metrics import MetricsPage, ProcessMetrics
+    from reconciler.core.hosts import Inventory
     from reconciler.core.reading import Rejected
     from reconciler.engine.daemon import Daemon
     from reconciler.engine.preview import Preview
@@ -191,12 +192,15 @@ def build_daemon(settings: Settings, root: Path | None, store: SqlStore, config:
         if daemon is not None:
             daemon.slice_ended()
 
+    def in_step(source: str, name: str, inventory: Inventory) -> None:
+        store.save_servers(source, name, tuple(inventory.hosts.values()))
+
     executor = LocalExecutor(state_dir / "slices", _worker_command(state_dir, config), dict(os.environ), ended)
     known = views(tuple(keepers.values()))
     reconciler = Reconciler(
         store,
         executor,
-        Resolver(build_inventory(settings), limits),
+        Resolver(build_inventory(settings), limits, in_step),
         sinks,
         known.get,
         clock,

@@ -203,8 +203,15 @@ class Executor(Protocol):
     def recover(self, slice_id: SliceId) -> Spool | None:
         """What a process that is gone had written down and not yet brought to the store; None if there is nothing."""
 
+    def last_words(self, slice_id: SliceId) -> str:
+        """What a process of the slice said last, in a few hundred characters: for people who want to know why it
+        ended. Empty if it said nothing."""
+
+    def kept(self) -> frozenset[SliceId]:
+        """Slices of which anything is kept here."""
+
     def forget(self, slice_id: SliceId) -> None:
-        """Remove what is kept of a slice that is finished and recorded."""
+        """Remove what is kept of a slice that is over and recorded. One that a process still has is left to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +395,7 @@ class JobStore(SliceStore, Protocol):
         """One that is already there, handled or not, is left as it is."""
 
     def drop_causes(self, key: JobKey, causes: Sequence[Cause]) -> None:
-        """Mark them handled without a run: they ask for nothing any more."""
+        """Forget causes that ask for nothing any more. One that had its run stays; what happens again counts again."""
 
     # -- what is known of a job
     def observe(self, key: JobKey) -> Observed: ...
@@ -412,6 +419,9 @@ class JobStore(SliceStore, Protocol):
     def finish_run(self, run: str, status: RunStatus, reason: Reason, message: str) -> bool:
         """The parent's end. False: it had ended already."""
 
+    def open_runs(self) -> Sequence[tuple[JobKey, str]]:
+        """The runs that have not ended, of all jobs."""
+
     # -- slices, as the supervisor sees them
     def open_slices(self) -> Sequence[Slice]:
         """Those planned, claimed or started, of all runs."""
@@ -419,8 +429,11 @@ class JobStore(SliceStore, Protocol):
     def key_of_run(self, run: str) -> JobKey | None: ...
 
     def stop_slices(self, run: str, stop: Stop) -> None:
-        """Tell the open slices of a run to stop; one still planned is cancelled at once, its hosts freed and its children
-        `cancelled`."""
+        """Tell the open slices of a run to stop; those that are still planned are withdrawn at once."""
+
+    def withdraw_slices(self, slices: Sequence[SliceId], stop: Stop) -> None:
+        """Those of them that are still planned end here: their hosts are freed, their children `skipped` for the reason
+        of the stop, since nothing of them ever started. The others are left alone."""
 
     def requeue(self, slice_id: SliceId, fence: int, not_before: datetime, message: str) -> bool:
         """A slice whose process is gone before `started`: back to planned, fence raised."""

@@ -115,8 +115,8 @@ def _phase(status: Document) -> Iterator[str]:
         yield f"the phase is Running and the run {how}"
     if phase in AFTER and how not in AFTER[phase]:
         yield f"the phase is {phase} and the run {how}"
-    if phase == "Invalid" and (run is not None or status["observedGeneration"] != 0):
-        yield "the phase is Invalid of something that was accepted once"
+    if phase == "Invalid" and _state(status, "Accepted") != "False":
+        yield "the phase is Invalid of something that is accepted"
     if phase == "Stalled" and _state(status, "Stalled") is None:
         yield "the phase is Stalled, the condition is not there"
     if bool(status["suspended"]) is not (_state(status, "Suspended") is not None):

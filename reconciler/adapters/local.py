@@ -11,12 +11,14 @@ descendants are found again.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -29,6 +31,9 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, HostOutcome, RunError, SliceId, TaskCounts
 from reconciler.core.reasons import Reason
 from reconciler.ports import Liveness, PlaybookResult, Spool, SpooledLine
+
+LAST_WORDS = 400
+"""Bytes of a process's output that are shown."""
 
 
 class SliceFolder:
@@ -47,7 +52,7 @@ class SliceFolder:
         """Whether a process that runs this slice lives."""
         try:
             with self._lock.open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: who asks must not look like who has it
         except FileNotFoundError:
             return False
         except BlockingIOError:
@@ -55,15 +60,20 @@ class SliceFolder:
         return False
 
     def hold(self) -> HeldSlice | None:
-        """Take the slice for this process, for as long as it lives; None if another has it."""
+        """Take the slice for this process, for as long as it lives; None if another has it. Who only asks whether it is
+        held has the lock too, for a moment, so it is tried for a second."""
         self.create()
         lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return None
-        return HeldSlice(lock, self._spool)
+        deadline = time.monotonic() + 1.0
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return HeldSlice(lock, self._spool)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(lock)
+                    return None
+                time.sleep(0.02)
 
     def spool(self) -> Spool | None:
         """What was written down; a line that was cut off, by a crash or a full disk, is left out."""
@@ -84,8 +94,18 @@ class SliceFolder:
                 lines.append(SpooledLine(entry["sequence"], entry["host"], entry["text"]))
         return Spool(tuple(lines), result)
 
+    def last_words(self) -> str:
+        """The last line of its process's own output: of a traceback, what was raised."""
+        try:
+            with (self.path / "process.log").open("rb") as output:
+                output.seek(max(0, output.seek(0, os.SEEK_END) - LAST_WORDS))
+                text = output.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
     def remove(self) -> None:
-        if self.path.exists():
+        with contextlib.suppress(FileNotFoundError):  # the daemon and the process of the slice both tidy up
             shutil.rmtree(self.path)
 
 
@@ -172,9 +192,10 @@ class LocalExecutor:
     def liveness(self, slice_id: SliceId, fence: int) -> Liveness:
         with self._lock:
             process = self._started.get((slice_id, fence))
-        if process is not None:
-            return Liveness.ALIVE if process.poll() is None else Liveness.GONE
-        return Liveness.ALIVE if SliceFolder(self._slices, slice_id).held() else Liveness.ABSENT
+        # A daemon that was killed may have started one as well, and that one may be the one that got the slice.
+        if (process is not None and process.poll() is None) or SliceFolder(self._slices, slice_id).held():
+            return Liveness.ALIVE
+        return Liveness.ABSENT if process is None else Liveness.GONE
 
     def kill(self, slice_id: SliceId, fence: int) -> Liveness:
         end_slice(self._mark(slice_id, fence))
@@ -183,8 +204,19 @@ class LocalExecutor:
     def recover(self, slice_id: SliceId) -> Spool | None:
         return SliceFolder(self._slices, slice_id).spool()
 
+    def last_words(self, slice_id: SliceId) -> str:
+        return SliceFolder(self._slices, slice_id).last_words()
+
+    def kept(self) -> frozenset[SliceId]:
+        folders = {SliceId(path.name) for path in self._slices.iterdir()} if self._slices.is_dir() else set()
+        with self._lock:
+            return frozenset(folders | {slice_id for slice_id, _ in self._started})
+
     def forget(self, slice_id: SliceId) -> None:
-        SliceFolder(self._slices, slice_id).remove()
+        folder = SliceFolder(self._slices, slice_id)
+        if folder.held():
+            return
+        folder.remove()
         with self._lock:
             for known in [known for known in self._started if known[0] == slice_id]:
                 del self._started[known]

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 MARK = "RECONCILER_SLICE"
-"""The environment variable; its value is `<slice id>:<fence>`."""
+"""The environment variable; its value is `<slice id>:<fence>:<folder of the slices>`."""
 
 PATIENCE = 10.0
 """Seconds between TERM and KILL."""

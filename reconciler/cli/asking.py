@@ -31,7 +31,7 @@ from reconciler.cli.options import (
 from reconciler.core.errors import Refused
 from reconciler.core.facts import JobKey
 from reconciler.core.manifest import parse_duration
-from reconciler.core.status import Phase
+from reconciler.core.status import JobStatus, Phase
 from reconciler.ports import Request, RequestKind
 from reconciler.settings import Settings
 
@@ -124,6 +124,10 @@ def who() -> str:
 def wait(
     name: Name,
     phase: Annotated[Phase | None, typer.Option("--for", help="This phase; none: any end.")] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", help="Not before the source was seen at this revision; its start will do."),
+    ] = None,
     timeout: Annotated[str, typer.Option("--timeout", help="As 90s, 30m, 2h.")] = "1h",
     config: Config = None,
     state_dir: StateDir = None,
@@ -137,12 +141,29 @@ def wait(
     with opened(config, state_dir) as (store, _):
         deadline = time.monotonic() + patience
         while True:
-            found = status_of(store, name).status.phase
-            invalid = found is Phase.INVALID
-            if found is phase or (found in ENDED and (invalid or store.job_at_rest(key_of(name)))):
+            job = status_of(store, name)
+            found, seen = job.status.phase, revision is None or _is_at(job, revision)
+            if seen and (found is phase or (found in ENDED and _has_ended(store, key_of(name), job))):
                 show.out.print(f"{name}: {found}", markup=False)
                 raise typer.Exit(0 if found is (phase or Phase.SUCCEEDED) else FAILED)
             if time.monotonic() > deadline:
-                complain(f"{name} is still {found} after {timeout}")
+                still = f"{name} is still {found}" if seen else f"{name} was last seen at {job.status.revision}"
+                complain(f"{still} after {timeout}")
                 raise typer.Exit(CANNOT_TELL)
             time.sleep(POLL)
+
+
+def _is_at(job: JobStatus, revision: str) -> bool:
+    """Whether the whole revision, or its digest, begins so."""
+    known = job.status.revision
+    return bool(revision) and any(part.startswith(revision) for part in (known, known.rpartition(":")[2]))
+
+
+def _has_ended(store: SqlStore, key: JobKey, job: JobStatus) -> bool:
+    """Whether what the status says is the end of it, and not of what was before. A job that stalls, or is gone from its
+    source, does not rest as long as something asks for a run that can't start."""
+    record = store.manifest(key)
+    if record is None:
+        return True
+    current = job.status.observed_generation == record.generation
+    return current and (job.status.phase in (Phase.STALLED, Phase.REMOVED, Phase.INVALID) or store.job_at_rest(key))

@@ -263,6 +263,8 @@ class HostRecord:
     """Coverage digest at its last success (check mode does not count); None: never."""
     seen_digest: str
     """Coverage digest of the last run that had it as a child."""
+    success_playbook: str | None = None
+    """Playbook digest at its last success."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -54,6 +54,9 @@ class Blocked:
     message: str
     hint: str = ""
     permanent: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,8 @@ class OpenRun:
 
 @dataclass(frozen=True, slots=True)
 class DropCauses:
-    """Mark causes handled that ask for nothing any more (the hosts that had joined are gone again)."""
+    """Forget causes that ask for nothing any more: the hosts that had joined are gone again, the playbook is again as
+    the run has it."""
 
     causes: tuple[Cause, ...]
 
@@ -136,6 +140,14 @@ class StopSlices:
 
 
 @dataclass(frozen=True, slots=True)
+class WithdrawSlices:
+    """These were to start and could not; they are not tried again, for nothing more is to start."""
+
+    slices: tuple[SliceId, ...]
+    stop: Stop
+
+
+@dataclass(frozen=True, slots=True)
 class SkipHosts:
     """These never start."""
 
@@ -153,7 +165,7 @@ class FinishRun:
     message: str
 
 
-Action = OpenRun | DropCauses | StartWave | StartSlice | StopSlices | SkipHosts | FinishRun
+Action = OpenRun | DropCauses | StartWave | StartSlice | StopSlices | WithdrawSlices | SkipHosts | FinishRun
 
 
 class Verdict(StrEnum):
@@ -186,9 +198,22 @@ class Plan:
 
 def plan(desired: Desired, observed: Observed, now: datetime) -> Plan:
     """What to do next for this job. Pure and total."""
+    if stale := stale_causes(desired, observed):
+        return Plan(Verdict.PROGRESSING, (DropCauses(stale),))
     if observed.run is not None and observed.run.open:
         return _go_on(desired, observed, observed.run, now)
     return _decide_next(desired, observed, now)
+
+
+def stale_causes(desired: Desired, observed: Observed) -> tuple[Cause, ...]:
+    """Changes of the playbook that were undone before they took effect: it is again as the latest run has it, and no
+    host of that run has been skipped for them."""
+    run = observed.run
+    if run is None or run.playbook_digest != desired.playbook_digest:
+        return ()
+    if any(child.reason is Reason.SUPERSEDED for child in run.children):
+        return ()
+    return tuple(cause for cause in observed.causes if cause.kind is CauseKind.PLAYBOOK_CHANGED)
 
 
 # -- A run in progress -----------------------------------------------------------------------------------------------
@@ -242,21 +267,26 @@ def _go_on(desired: Desired, observed: Observed, run: Run, now: datetime) -> Pla
     buckets = sort_hosts(run, ending, steering.suspend, limit)
     in_bucket = {bucket: tuple(h for h, b in buckets.items() if b is bucket) for bucket in Bucket}
     open_slices = [part for part in run.slices if part.state.open]
+    failing = tuple(part.id for part in open_slices if part.state is SliceState.PLANNED and part.restarts > 0)
 
     actions: list[Action] = []
     if ending is not None and ending.kill and any(part.stop is None for part in open_slices):
         actions.append(StopSlices(run.job_id, ending.stop))
+    elif ending is not None and failing:
+        actions.append(WithdrawSlices(failing, ending.stop))
     if ending is not None and in_bucket[Bucket.TO_SKIP]:
         actions.append(SkipHosts(run.job_id, in_bucket[Bucket.TO_SKIP], ending.stop.reason, ending.stop.message))
     due = [part for part in open_slices if part.state is SliceState.PLANNED and part.stop is None]
-    if ending is None or not ending.kill:
-        actions += [StartSlice(p.id, p.fence, p.restarts) for p in due if p.not_before is None or p.not_before <= now]
+    if ending is not None or steering.suspend:  # what has begun goes on; what failed to begin does not begin now
+        due = [part for part in due if part.id not in failing and not (ending is not None and ending.kill)]
+    actions += [StartSlice(p.id, p.fence, p.restarts) for p in due if p.not_before is None or p.not_before <= now]
     alarms = [part.not_before for part in due if part.not_before is not None and part.not_before > now]
     wake_at = min(alarms, default=None)
     ahead = split_into_waves(in_bucket[Bucket.NEXT_WAVE] + in_bucket[Bucket.LATER], limit)
 
     if open_slices:
-        return Plan(Verdict.PROGRESSING, tuple(actions), wake_at, waves=ahead)
+        held = steering.suspend and ending is None and len(failing) == len(open_slices)
+        return Plan(Verdict.SUSPENDED if held else Verdict.PROGRESSING, tuple(actions), wake_at, waves=ahead)
     if in_bucket[Bucket.TO_SKIP]:
         return Plan(Verdict.PROGRESSING, tuple(actions))
     if in_bucket[Bucket.NEXT_WAVE]:
@@ -269,7 +299,7 @@ def _go_on(desired: Desired, observed: Observed, run: Run, now: datetime) -> Pla
 
 def _ending(desired: Desired, observed: Observed, run: Run) -> Ending | None:
     """Why the run is not to start anything more; the first rule that holds."""
-    policy = run.spec.on_change if desired.removed else desired.spec.on_change
+    policy = desired.spec.on_change
     newer = next((cause for cause in observed.causes if cause.kind.supersedes), None)
     if run.stop is not None:
         return Ending(run.stop, kill=True)
@@ -294,21 +324,20 @@ def _failed_wave(run: Run) -> int | None:
 def _next_wave(run: Run, hosts: tuple[str, ...], steering: BatchJobSpec) -> StartWave:
     attempt = 1
     number = max((child.wave for child in run.children if child.wave is not None), default=0) + 1
+    hosts = _one_name_each(run, hosts)
     size = steering.hosts_per_process or len(hosts)
-    parts = _without_namesakes(run, [hosts[i : i + size] for i in range(0, len(hosts), size)])
+    parts = [hosts[start : start + size] for start in range(0, len(hosts), size)]
     slices = tuple(PlannedSlice(slice_id(run.job_id, number, attempt, part), part) for part in parts)
     return StartWave(run.job_id, number, attempt, slices)
 
 
-def _without_namesakes(run: Run, parts: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """Slices run side by side, and a machine in two of them would wait for itself for ever: so its further names are
-    left for a later wave."""
+def _one_name_each(run: Run, hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """A machine does one thing at a time: one that is among them under two names has its second in a later wave."""
     machine = {child.host: child.host_key for child in run.children}
-    taken: set[str] = set()
-    for part in parts:
-        if free := tuple(host for host in part if machine[host] not in taken):
-            yield free
-        taken |= {machine[host] for host in part}
+    first: dict[str, str] = {}
+    for host in hosts:
+        first.setdefault(machine[host], host)
+    return tuple(first.values())
 
 
 def _finish(run: Run) -> FinishRun:
@@ -347,7 +376,10 @@ def _decide_next(desired: Desired, observed: Observed, now: datetime) -> Plan:
     if desired.spec.suspend:
         return Plan(Verdict.SUSPENDED, blocked=blocked)
     if not observed.causes:
-        return Plan(_rest(desired, observed), blocked=blocked, warnings=_warnings(desired))
+        verdict = rest(desired, observed)
+        if verdict is Verdict.IDLE and blocked is not None and blocked.permanent:
+            verdict = Verdict.STALLED  # said before anybody asks for a run that could not start
+        return Plan(verdict, blocked=blocked, warnings=_warnings(desired))
     if blocked is not None:
         if blocked.permanent:
             return Plan(Verdict.STALLED, blocked=blocked)
@@ -355,7 +387,7 @@ def _decide_next(desired: Desired, observed: Observed, now: datetime) -> Plan:
     assert not isinstance(desired.hosts, Blocked)  # _blocked() has just looked
     hosts = _hosts_to_run(desired.hosts, observed.causes)
     if not hosts:
-        return Plan(_rest(desired, observed), (DropCauses(observed.causes),))
+        return Plan(rest(desired, observed), (DropCauses(observed.causes),))
     open_run = OpenRun(_leading(observed.causes), observed.causes, hosts)
     ahead = split_into_waves(tuple(host.name for host in hosts), effective_limit(desired.spec, desired.limits))
     return Plan(Verdict.PROGRESSING, (open_run,), waves=ahead, warnings=_warnings(desired))
@@ -403,24 +435,22 @@ def _blocked(desired: Desired) -> Blocked | None:
     return None
 
 
-def _rest(desired: Desired, observed: Observed) -> Verdict:
+def rest(desired: Desired, observed: Observed) -> Verdict:
     """How a job stands that has nothing to do; the first rule that holds."""
     last = observed.run
     if last is None or last.work_digest != desired.record.work_digest:
         return Verdict.IDLE
     if last.status is RunStatus.CANCELLED:
         return Verdict.CANCELLED
-    if last.status is RunStatus.FAILED:
-        return Verdict.FAILED
-    if not last.spec.check_mode and _left_behind(desired, observed):
+    if last.status is RunStatus.FAILED or left_behind(desired, observed):
         return Verdict.FAILED
     return Verdict.CONVERGED
 
 
-def _left_behind(desired: Desired, observed: Observed) -> tuple[str, ...]:
-    """Selected hosts that the current work fields ran on and did not succeed on. Those that joined since are not
-    among them: no run was to have them."""
-    if isinstance(desired.hosts, Blocked):
+def left_behind(desired: Desired, observed: Observed) -> tuple[str, ...]:
+    """Selected hosts that the current work fields ran on and did not succeed on, in whichever run. Those that joined
+    since are not among them: no run was to have them. A run that only looks (checkMode) leaves none behind."""
+    if isinstance(desired.hosts, Blocked) or desired.spec.check_mode:
         return ()
     current = desired.record.coverage_digest
     records = ((host.name, observed.hosts.get(host.name)) for host in desired.hosts)

@@ -83,7 +83,6 @@ class Reason(StrEnum):
         "ExecutorUnavailable",
         "The process for this slice could not be started, or ended before it touched any host. It is started again.",
     )
-    RETRY_SCHEDULED = ("RetryScheduled", "The host failed and waits for its next attempt.")
     # -- of a run, or of a child that never started because of it ------------------------------------------------
     PLAYBOOK_BROKEN = (
         "PlaybookBroken",
@@ -104,10 +103,12 @@ class Reason(StrEnum):
     HOSTS_FAILED = ("HostsFailed", "At least one host failed, was unreachable, aborted or unknown. See `failures`.")
     SUCCEEDED = ("Succeeded", "The current spec ran with success on every host that it was to run on.")
     CHECK_MODE = ("CheckMode", "The run only looked (checkMode): nothing was changed, so it counts as no success.")
-    INCOMPLETE = ("Incomplete", "The run ended before every host had its turn.")
     # -- why a job stands as it does -----------------------------------------------------------------------------
     PROGRESSING = ("Progressing", "A run is in progress.")
-    NOT_REQUESTED = ("NotRequested", "Nothing has asked for a run yet (runOn is empty). Use `reconciler trigger`.")
+    NOT_REQUESTED = (
+        "NotRequested",
+        "Nothing has asked for a run of the current spec: `runOn` does not name it. Use `reconciler trigger`.",
+    )
     SUSPENDED = ("Suspended", "`suspend: true`: what runs finishes, and no new wave starts.")
     HOSTS_BUSY = ("HostsBusy", "Another run has at least one of these hosts; a host runs one thing at a time.")
     NO_FREE_SLOTS = ("NoFreeSlots", "As many children run as max_running allows.")
@@ -116,10 +117,6 @@ class Reason(StrEnum):
         "ManifestInvalid",
         "The file is not a valid manifest. The place and the remedy are in the message; what was accepted last "
         "stays in force.",
-    )
-    DUPLICATE_NAME = (
-        "DuplicateName",
-        "Two files of one source give the same metadata.name. Neither replaces the other; rename or remove one.",
     )
     UP_TO_DATE = ("UpToDate", "What ran last is what the source has now.")
     PLAYBOOK_CHANGED = (

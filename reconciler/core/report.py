@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, assert_never
@@ -18,12 +18,14 @@ from reconciler.core.facts import (
     Child,
     ChildStatus,
     Coverage,
+    ManifestRecord,
     Observed,
     Run,
     RunStatus,
     RunSummary,
+    SliceState,
 )
-from reconciler.core.planning import Blocked, Desired, Plan, Verdict, coverage_of
+from reconciler.core.planning import Blocked, Desired, Plan, Verdict, coverage_of, left_behind, rest
 from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
 from reconciler.core.status import (
@@ -37,8 +39,13 @@ from reconciler.core.status import (
     JobMetadata,
     JobStatus,
     JobStatusBody,
+    ManifestCounts,
     Phase,
+    RejectedView,
     RunStatusView,
+    SourceMetadata,
+    SourceStatus,
+    SourceStatusBody,
     SuccessView,
     WaveView,
 )
@@ -146,6 +153,74 @@ def report_invalid(
     )
 
 
+def report_source(
+    name: str,
+    revision: str,
+    records: Collection[ManifestRecord],
+    rejected: Sequence[Rejected],
+    held: Sequence[str],
+    previous: SourceStatus | None,
+    now: datetime,
+    *,
+    empty: bool,
+) -> SourceStatus:
+    """The status document of a source that was read completely: `records` of all its manifests, tombstones included;
+    `held` are jobs whose manifest is gone and that are not removed yet; `empty`: it has none any more, though it had."""
+    condition = _condition_writer(previous, 0, now)
+    if empty:
+        text = f"no manifest matches; {len(held)} jobs are held and none is removed"
+        conditions = [
+            condition(ConditionType.READY, "False", Reason.SOURCE_EMPTY, text),
+            condition(ConditionType.STALLED, "True", Reason.SOURCE_EMPTY, text),
+        ]
+    else:
+        text = "read completely"
+        if held:
+            text += f"; {', '.join(held)} not removed: a new file that is invalid may be theirs"
+        conditions = [condition(ConditionType.READY, "True", Reason.SYNCED, text)]
+    counts = ManifestCounts(
+        accepted=sum(record.removed_at is None for record in records),
+        rejected=len(rejected),
+        removed=sum(record.removed_at is not None for record in records),
+    )
+    views = tuple(
+        RejectedView(
+            path=entry.path,
+            document=entry.document,
+            name=entry.name,
+            line=entry.first.line,
+            column=entry.first.column,
+            message=entry.first.message,
+            hint=entry.first.hint,
+        )
+        for entry in rejected
+    )
+    return SourceStatus(
+        metadata=SourceMetadata(name=name),
+        status=SourceStatusBody(
+            observed_revision=revision,
+            last_sync=now,
+            manifests=counts,
+            conditions=tuple(conditions),
+            rejected=views,
+        ),
+    )
+
+
+def report_unread_source(name: str, why: Blocked, previous: SourceStatus | None, now: datetime) -> SourceStatus:
+    """The status document of a source that can't be read: what was last known of it, and why."""
+    condition = _condition_writer(previous, 0, now)
+    kind = ConditionType.STALLED if why.permanent else ConditionType.RECONCILING
+    conditions = (
+        condition(ConditionType.READY, "False", why.reason, str(why)),
+        condition(kind, "True", why.reason, str(why)),
+    )
+    known = SourceStatusBody(observed_revision=None, last_sync=None, manifests=ManifestCounts(), conditions=())
+    if previous is not None:
+        known = previous.status
+    return SourceStatus(metadata=SourceMetadata(name=name), status=known.model_copy(update={"conditions": conditions}))
+
+
 class _Saying(BaseModel):
     """What the verdict amounts to for a reader."""
 
@@ -168,13 +243,13 @@ def _verdict(desired: Desired, observed: Observed, plan: Plan, waits_for: WaitsF
             reason = Reason.CHECK_MODE if run is not None and run.spec.check_mode else Reason.SUCCEEDED
             return _Saying(phase=Phase.SUCCEEDED, ready=True, reason=reason, message=_ended(run))
         case Verdict.FAILED:
-            reason = (run.reason if run is not None and run.status is RunStatus.FAILED else None) or Reason.HOSTS_FAILED
-            return _Saying(phase=Phase.FAILED, ready=False, reason=reason, message=_ended(run), stalled=True)
+            reason, message = _failed(desired, observed, run)
+            return _Saying(phase=Phase.FAILED, ready=False, reason=reason, message=message, stalled=True)
         case Verdict.CANCELLED:
             reason = (run.reason if run is not None else None) or Reason.CANCELLED
             return _Saying(phase=Phase.CANCELLED, ready=False, reason=reason, message=_ended(run))
         case Verdict.IDLE:
-            message = "nothing has asked for a run of this spec (runOn is empty)"
+            message = "nothing has asked for a run of this spec yet; reconciler trigger does"
             return _Saying(phase=last or Phase.PENDING, ready=False, reason=Reason.NOT_REQUESTED, message=message)
         case Verdict.PROGRESSING:
             phase = Phase.RUNNING if run is not None and run.open and run.started_at is not None else Phase.PENDING
@@ -185,32 +260,53 @@ def _verdict(desired: Desired, observed: Observed, plan: Plan, waits_for: WaitsF
             return _Saying(phase=phase, ready=False, reason=Reason.PROGRESSING, message=message, reconciling=True)
         case Verdict.WAITING:
             reason, message = _said(blocked)
-            return _Saying(phase=Phase.PENDING, ready=False, reason=reason, message=message, reconciling=True)
+            phase = last if last is not None and run is not None and run.open else Phase.PENDING
+            return _Saying(phase=phase, ready=False, reason=reason, message=message, reconciling=True)
         case Verdict.STALLED:
             reason, message = _said(blocked)
             return _Saying(phase=Phase.STALLED, ready=False, reason=reason, message=message, stalled=True)
         case Verdict.SUSPENDED:
-            converged = not observed.causes and _succeeded(desired, run)
-            message = "suspended: nothing new starts"
-            if run is not None and run.open:
-                message = f"suspended: {_remaining(run)} held"
-            reason = Reason.SUCCEEDED if converged else Reason.SUSPENDED
-            return _Saying(phase=last or Phase.PENDING, ready=converged, reason=reason, message=message)
+            return _suspended(desired, observed, run)
         case Verdict.REMOVED:
-            message = f"{desired.record.path} no longer has this manifest"
-            return _Saying(phase=Phase.REMOVED, ready=False, reason=Reason.REMOVED, message=message)
+            return _removed(desired.record)
         case _:
             assert_never(plan.verdict)
+
+
+def _suspended(desired: Desired, observed: Observed, run: Run | None) -> _Saying:
+    message = "suspended: nothing new starts"
+    if run is not None and run.open:
+        message = f"suspended: {_remaining(run)} held"
+    at_rest = not observed.causes and (run is None or not run.open)
+    converged = at_rest and rest(desired, observed) is Verdict.CONVERGED
+    reason = Reason.SUCCEEDED if converged else Reason.SUSPENDED
+    return _Saying(phase=_last_phase(run) or Phase.PENDING, ready=converged, reason=reason, message=message)
+
+
+def _removed(record: ManifestRecord) -> _Saying:
+    problem = record.rejected
+    if problem is None:
+        message = f"{record.path} no longer has this manifest"
+        return _Saying(phase=Phase.REMOVED, ready=False, reason=Reason.REMOVED, message=message)
+    # It is to come back, and can't.
+    reason, message = Reason.MANIFEST_INVALID, f"{problem} ({problem.hint})" if problem.hint else str(problem)
+    return _Saying(phase=Phase.INVALID, ready=False, reason=reason, message=message, stalled=True)
 
 
 def _said(blocked: Blocked | None) -> tuple[Reason, str]:
     if blocked is None:
         return Reason.PROGRESSING, ""
-    return blocked.reason, f"{blocked.message} ({blocked.hint})" if blocked.hint else blocked.message
+    return blocked.reason, str(blocked)
 
 
-def _succeeded(desired: Desired, run: Run | None) -> bool:
-    return run is not None and run.status is RunStatus.SUCCESS and run.work_digest == desired.record.work_digest
+def _failed(desired: Desired, observed: Observed, run: Run | None) -> tuple[Reason, str]:
+    """The latest run failed, or had other hosts than those that are left behind."""
+    if run is not None and run.status is RunStatus.FAILED:
+        return run.reason or Reason.HOSTS_FAILED, run.message
+    behind = left_behind(desired, observed)
+    named = ", ".join(behind[:EXAMPLES]) + (", …" if len(behind) > EXAMPLES else "")
+    verb = "has" if len(behind) == 1 else "have"
+    return Reason.HOSTS_FAILED, f"{named} {verb} not succeeded with the current spec"
 
 
 def _last_phase(run: Run | None) -> Phase | None:
@@ -244,9 +340,20 @@ def _going_on(run: Run | None, plan: Plan) -> str:
     if run is None or not run.open:
         return "a run is about to start"
     running = {part.wave for part in run.slices if part.state.open}
+    if running and (why := _cannot_start(run)) is not None:
+        return f"wave {max(running)} of {_waves(run, plan)} can't start yet: {why}"
     if running:
         return f"wave {max(running)} of {_waves(run, plan)} is running"
     return f"{_remaining(run)} are still to come"
+
+
+def _cannot_start(run: Run) -> str | None:
+    """Why, when all that is open of a run was tried to start and could not."""
+    parts = [part for part in run.slices if part.state.open]
+    if not all(part.state is SliceState.PLANNED and part.restarts > 0 for part in parts):
+        return None
+    hosts = {host for part in parts for host in part.hosts}
+    return next((child.message for child in run.children if child.host in hosts and child.message), None)
 
 
 def _waves(run: Run, plan: Plan) -> int:
@@ -261,7 +368,7 @@ class _ConditionWriter(Protocol):
     ) -> Condition: ...
 
 
-def _condition_writer(previous: JobStatus | None, generation: int, now: datetime) -> _ConditionWriter:
+def _condition_writer(previous: JobStatus | SourceStatus | None, generation: int, now: datetime) -> _ConditionWriter:
     """Writes conditions that keep the time of their last change, as `previous` has it."""
     before = {condition.type: condition for condition in previous.status.conditions} if previous is not None else {}
 
@@ -322,7 +429,7 @@ def _up_to_date(
             Reason.NOT_REQUESTED if said.reason is Reason.NOT_REQUESTED else Reason.PROGRESSING,
             "the current spec has not run yet",
         )
-    if run.playbook_digest != desired.playbook_digest:
+    if run.playbook_digest != desired.playbook_digest or _with_another_playbook(desired, observed):
         text = f"{desired.spec.playbook} or a file it can reach changed at {desired.revision}"
         return "False", Reason.PLAYBOOK_CHANGED, text
     missing = covered.get(Coverage.BEHIND, 0) + covered.get(Coverage.NEVER, 0)
@@ -330,6 +437,20 @@ def _up_to_date(
         text = f"{missing} of {len(desired.hosts)} selected hosts have not succeeded with the current spec"
         return "False", Reason.HOSTS_BEHIND, text
     return "True", Reason.UP_TO_DATE, Reason.UP_TO_DATE.paragraph
+
+
+def _with_another_playbook(desired: Desired, observed: Observed) -> bool:
+    """Whether a selected host last succeeded with the current spec, and with another content of its playbook. The
+    latest run may have had other hosts (those that joined)."""
+    if isinstance(desired.hosts, Blocked):
+        return False
+    records = (observed.hosts.get(host.name) for host in desired.hosts)
+    return any(
+        record.success_digest == desired.record.coverage_digest
+        and record.success_playbook not in (None, desired.playbook_digest)
+        for record in records
+        if record is not None
+    )
 
 
 # -- Views of the children -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 from reconciler.core.facts import (
@@ -18,11 +18,18 @@ from reconciler.core.facts import (
 from reconciler.core.manifest import Strategy
 
 
+def _to_the_second(moment: datetime) -> datetime:
+    """As it is written, so that a document that was read again is the same document."""
+    return moment.replace(microsecond=0)
+
+
 def _instant(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-Instant = Annotated[datetime, PlainSerializer(_instant, return_type=str, when_used="json")]
+Instant = Annotated[
+    datetime, AfterValidator(_to_the_second), PlainSerializer(_instant, return_type=str, when_used="json")
+]
 
 
 class Phase(StrEnum):

@@ -104,6 +104,11 @@ class Catalogue:
                 held.append(record.key.name)
             else:
                 changed.append(replace(record, removed_at=now, rejected=None))
+        for record in records.values():  # of one that was removed: whether it is to come back, and can't
+            if record.removed_at is not None and record.key.name not in given:
+                named = next((entry.first for entry in rejected if entry.name == record.key.name), None)
+                if record.rejected != named:
+                    changed.append(replace(record, rejected=named))
         self._missing_since = {name: self._missing_since.get(name, self._syncs) for name in held}
         self._syncs += 1
         return Decision(tuple(changed), tuple(causes), rejected, tuple(held), empty=not entries and bool(live))

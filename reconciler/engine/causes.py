@@ -11,7 +11,7 @@ import hashlib
 
 from reconciler.core.facts import CauseKind, Observed, RunStatus
 from reconciler.core.manifest import OnHostsJoined, RunOn
-from reconciler.core.planning import Blocked, Desired
+from reconciler.core.planning import Blocked, Desired, left_behind
 from reconciler.core.reasons import Reason
 from reconciler.ports import NewCause
 
@@ -28,7 +28,7 @@ def _playbook_changed(desired: Desired, observed: Observed) -> NewCause | None:
     run, run_on = observed.run, desired.spec.run_on
     if run is None or isinstance(desired.playbook, Blocked) or run.playbook_digest == desired.playbook_digest:
         return None
-    mending = RunOn.SPEC in run_on and run.status is not RunStatus.SUCCESS
+    mending = RunOn.SPEC in run_on and (run.status is not RunStatus.SUCCESS or bool(left_behind(desired, observed)))
     if not mending and RunOn.PLAYBOOK not in run_on:
         return None
     message = f"{desired.spec.playbook} or a file it can reach changed"

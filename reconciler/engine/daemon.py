@@ -14,16 +14,19 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from random import Random
 
 import structlog
 
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.facts import JobKey, Slice, SliceState
+from reconciler.core.facts import JobKey, Slice, SliceId, SliceState
+from reconciler.core.planning import Blocked
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.reconcile import Look, Reconciler, SourceView
+from reconciler.engine.resolve import blocked_by
 from reconciler.engine.sources import SourceKeeper
 from reconciler.ports import Clock, Executor, JobStore, Liveness, Meter, Request, RequestKind
 
@@ -44,9 +47,16 @@ EVENTS_KEPT = 100_000
 EVENTS_TTL = timedelta(days=30)
 """How many events are kept for those who read them late, and for how long."""
 
+MAKES_ROOM = frozenset({"SliceFinished", "SliceLost", "RunFinished", "WaveAdmitted"})
+"""After these, who waits for hosts or slots may get them: what waited longest, once admitted, reserves none any more."""
+
 GIVE_UP = 4
 """So many failures of a look, or of a start of a slice, one after the other, and who waits for rest waits no longer:
 about 10 to 20 seconds."""
+
+
+UNTELLABLE = frozenset({Reason.STORE_UNAVAILABLE, Reason.STATUS_NOT_WRITTEN})
+"""A job's status can't tell of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,7 @@ class Daemon:
         self._alarms: set[JobKey] = set()
         self._failed: dict[JobKey, FailedLook] = {}
         self._seen = 0
+        self._restarts: Mapping[SliceId, int] = {}
         self._draining = False
         self._news = threading.Event()
         self.queue = WorkQueue(clock, Random(), meter.waited)
@@ -95,6 +106,9 @@ class Daemon:
         """Read every source, then start all threads. A source that can't be read is tried again later; `once`: the
         sources are not read again."""
         self._seen = self._store.last_event()
+        for part in self._store.open_slices():
+            self._reconciler.try_again_now(part)
+        self._restarts = {part.id: part.restarts for part in self._store.open_slices()}
         for keeper in self._keepers.values():
             self._sync(keeper, everything=True)
         for number in range(self._workers):
@@ -136,13 +150,10 @@ class Daemon:
         self._reconciler.drain()
 
     def cancel_everything(self, by: str, reason: str) -> None:
-        """Ask every run that has something running to end."""
-        for run in sorted({part.run for part in self._store.open_slices()}):
-            key = self._store.key_of_run(run)
-            if key is not None:
-                self._store.add_request(
-                    Request(f"interrupt:{run}", RequestKind.CANCEL, key, run, by, reason, self._clock.now())
-                )
+        """Ask every run in progress to end."""
+        for key, run in self._store.open_runs():
+            request = Request(f"interrupt:{run}", RequestKind.CANCEL, key, run, by, reason, self._clock.now())
+            self._store.add_request(request)
 
     def rested(self, wait: float) -> bool:
         """Whether no slice runs and nothing can start or is due; if not, after something happened or `wait` seconds
@@ -168,7 +179,8 @@ class Daemon:
         return not trying and not self._waiting - for_them and not self._alarms - for_them
 
     def _seems_unstartable(self, part: Slice) -> bool:
-        if part.state is not SliceState.PLANNED or part.restarts < GIVE_UP:
+        since_start = part.restarts - self._restarts.get(part.id, 0)
+        if part.state is not SliceState.PLANNED or since_start < GIVE_UP:
             return False
         return self._executor.liveness(part.id, part.fence) is not Liveness.ALIVE
 
@@ -193,9 +205,9 @@ class Daemon:
             step()
         except ReconcilerError as error:
             self._notice(error)
-            log.warning("step_failed", step=step.__name__, reason=error.reason.value, why=str(error))
+            log.warning("step_failed", step=_name_of(step), reason=error.reason.value, why=str(error))
         except Exception:
-            log.exception("step_failed_by_a_bug", step=step.__name__)
+            log.exception("step_failed_by_a_bug", step=_name_of(step))
 
     # -- bringing jobs to the queue ----------------------------------------------------------------------------------
     def _sync(self, keeper: SourceKeeper, *, everything: bool = False) -> None:
@@ -207,9 +219,8 @@ class Daemon:
         except ReconcilerError as error:
             self._meter.synced(name, "error", self._clock.monotonic() - started)
             log.warning("source_not_read", source=name, reason=error.reason.value, why=str(error))
-            # What runs is seen to its end all the same.
-            for run in {part.run for part in self._store.open_slices()}:
-                self._add_job_of(run)
+            for key, _ in self._store.open_runs():  # what is in progress is seen to its end all the same
+                self.queue.add(key)
             return
         self._meter.synced(name, "success", self._clock.monotonic() - started)
         if everything:
@@ -218,10 +229,13 @@ class Daemon:
             self.queue.add(key)
 
     def resync(self) -> None:
-        """Find what nobody noticed, and give up copies that nobody needs."""
+        """Find what nobody noticed, and give up what nobody needs: copies of the source, leavings of slices."""
         for keeper in self._keepers.values():
             self._sync(keeper, everything=True)
             keeper.source.release(self._store.revisions_in_use(keeper.source.name))
+        kept = self._executor.kept()  # before the open ones are asked for, or a new one could be among them
+        for slice_id in kept - {part.id for part in self._store.open_slices()}:
+            self._executor.forget(slice_id)
 
     def trim(self) -> None:
         """Remove what the `history` of each manifest, and nobody who reads events, keeps any longer."""
@@ -243,7 +257,7 @@ class Daemon:
         for event in events:
             if event.key is not None:
                 self.queue.add(event.key)
-            if event.type in ("SliceFinished", "SliceLost", "RunFinished"):
+            if event.type in MAKES_ROOM:
                 for key in tuple(self._waiting):
                     self.queue.add(key)
         if events:
@@ -273,11 +287,12 @@ class Daemon:
 
     def _look(self, key: JobKey) -> None:
         started = self._clock.monotonic()
+        self._waiting.add(key)  # so that room made while it is being refused is not overlooked
         try:
             look = self._reconciler.look(key)
         except ReconcilerError as error:
             self._notice(error)
-            pause = self._retry(key, str(error))
+            pause = self._retry(key, blocked_by(error))
             log.warning(
                 "look_failed", job=str(key), reason=error.reason.value, why=str(error), again_in=round(pause, 1)
             )
@@ -285,7 +300,9 @@ class Daemon:
                 self._attempt(self.resync)
             result = "error"
         except Exception:
-            pause = self._retry(key, "a bug; see the log")
+            pause = self._retry(
+                key, Blocked(Reason.INTERNAL_ERROR, "a bug of reconciler; see its log", permanent=False)
+            )
             log.exception("look_failed_by_a_bug", job=str(key), again_in=round(pause, 1))
             result = "error"
         else:
@@ -299,9 +316,14 @@ class Daemon:
         if error.reason is Reason.STORE_UNAVAILABLE:
             self._reconciler.store_was_away()
 
-    def _retry(self, key: JobKey, message: str) -> float:
+    def _retry(self, key: JobKey, why: Blocked) -> float:
+        self._waiting.discard(key)
+        self._alarms.discard(key)
         before = self._failed.get(key)
-        self._failed[key] = FailedLook(message, 1 if before is None else before.times + 1)
+        times = 1 if before is None else before.times + 1
+        self._failed[key] = FailedLook(str(why), times)
+        if times > 1 and why.reason not in UNTELLABLE:  # most that fails once is gone the next time
+            self._attempt(partial(self._reconciler.say_why_not, key, why))
         return self.queue.retry(key)
 
     def _remember(self, key: JobKey, look: Look) -> None:
@@ -315,6 +337,11 @@ class Daemon:
             self._alarms.add(key)
         if look.again is not None:
             self.queue.add_after(key, look.again)
+
+
+def _name_of(step: Callable[[], None]) -> str:
+    named = step.func if isinstance(step, partial) else step
+    return getattr(named, "__name__", repr(named))
 
 
 def views(keepers: Sequence[SourceKeeper]) -> Mapping[str, SourceView]:

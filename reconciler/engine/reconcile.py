@@ -1,6 +1,6 @@
 """One look at one job: see how it stands, do what is due, say how it stands.
 
-    settle vanished slices → answer requests → resolve → write down new causes → plan → perform → … → report
+    see → answer requests → settle vanished slices → resolve → write down new causes → plan → perform → … → report
 
 The loop ends when a plan has nothing left to do. Each action is one transaction in the store first, an effect after
 it, and harmless when done twice; so it doesn't matter where a crash interrupts it.
@@ -32,6 +32,7 @@ from reconciler.core.facts import (
 )
 from reconciler.core.planning import (
     Action,
+    Blocked,
     Desired,
     DropCauses,
     FinishRun,
@@ -42,6 +43,7 @@ from reconciler.core.planning import (
     StartWave,
     StopSlices,
     Verdict,
+    WithdrawSlices,
     plan,
 )
 from reconciler.core.reasons import Reason
@@ -105,6 +107,14 @@ class _Rest:
     inventory: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """A lease as it was first seen, by the monotonic clock: the wall clock may jump."""
+
+    until: datetime | None
+    seen_at: float
+
+
 class Reconciler:
     """Looks at jobs. Safe from several threads as long as no two look at the same job at once."""
 
@@ -133,10 +143,19 @@ class Reconciler:
         self._draining = False
         self._answers_since = clock.monotonic()
         self._rests: dict[JobKey, _Rest] = {}
+        self._leases: dict[JobKey, dict[SliceId, _Lease]] = {}
 
     def store_was_away(self) -> None:
         """No lease could be renewed: each gets one full term from now on before it counts as over."""
         self._answers_since = self._clock.monotonic()
+
+    def try_again_now(self, part: Slice) -> None:
+        """A slice that could not start does not wait for its turn any longer: whoever starts a daemon may have mended
+        what was wrong."""
+        now = self._clock.now()
+        waits = part.state is SliceState.PLANNED and part.not_before is not None and part.not_before > now
+        if waits and self._executor.liveness(part.id, part.fence) is not Liveness.ALIVE:
+            self._store.requeue(part.id, part.fence, now, "started again with the daemon")
 
     def drain(self) -> None:
         """From now on open no run and admit no wave; what is admitted is seen to its end."""
@@ -172,10 +191,15 @@ class Reconciler:
         """Do all that is due for this job. Raises Unavailable when the store or the source is away."""
         self._rests.pop(key, None)
         source = self._sources(key.source)
-        self._settle_and_answer(key)
+        settled = False
         open_run: str | None = None
         for _ in range(ROUNDS):
             record, snapshot, observed = self._see(key, source)
+            if not settled:
+                settled = True
+                if self._answer_requests(key, record, observed) or self._settle_slices(key, observed):
+                    settled = False  # a request that was just answered decides how a vanished slice is settled
+                    continue
             run = observed.run
             if run is not None and run.open:
                 open_run = run.job_id
@@ -190,11 +214,12 @@ class Reconciler:
             decided = plan(desired, observed, self._clock.now())
             actions = self._allowed(decided.actions)
             waits_for = self._perform_all(actions, desired, snapshot)
-            observed = self._store.observe(key)
+            if actions:
+                observed = self._store.observe(key)
             if waits_for is not None or all(isinstance(action, StartSlice) for action in actions):
                 self._say(desired, observed, decided, waits_for)
-                if snapshot is not None:
-                    self._remember_rest(decided, desired, snapshot)
+                if decided.wake_at is None and not actions:
+                    self._remember_rest(key, snapshot)
                 return Look(self._again(decided, waits_for), waits_for is not None, decided.verdict is Verdict.WAITING)
         raise RuntimeError(f"{key} does not come to rest after {ROUNDS} plans")
 
@@ -202,12 +227,22 @@ class Reconciler:
         """While draining nothing begins."""
         return [a for a in actions if not (self._draining and isinstance(a, OpenRun | StartWave))]
 
-    def _remember_rest(self, decided: Plan, desired: Desired, snapshot: Snapshot) -> None:
-        if decided.actions or decided.wake_at is not None:
+    def _remember_rest(self, key: JobKey, snapshot: Snapshot | None) -> None:
+        digest = self._resolver.selected_from(key)
+        if snapshot is not None and digest is not None:
+            self._rests[key] = _Rest(snapshot.revision, digest)
+
+    def say_why_not(self, key: JobKey, why: Blocked) -> None:
+        """A look could not be finished, and will be tried again: let the job's status tell."""
+        source = self._sources(key.source)
+        record, snapshot, observed = self._see(key, source)
+        if record is None:
             return
-        digest = self._resolver.inventory_digest(snapshot, desired.spec.inventory)
-        if digest is not None:
-            self._rests[desired.record.key] = _Rest(snapshot.revision, digest)
+        if snapshot is None:
+            desired = self._resolver.resolve_unseen(record, observed.run)
+        else:
+            desired = self._resolver.resolve(record, snapshot)
+        self._say(desired, observed, Plan(Verdict.WAITING, blocked=why), None)
 
     # -- seeing ------------------------------------------------------------------------------------------------------
     def _see(self, key: JobKey, source: SourceView | None) -> tuple[ManifestRecord | None, Snapshot | None, Observed]:
@@ -220,15 +255,6 @@ class Reconciler:
             moved = source is not None and source.current() is not snapshot
             if not moved and self._store.manifest(key) == record:
                 return record, snapshot, observed
-
-    def _settle_and_answer(self, key: JobKey) -> None:
-        observed = self._store.observe(key)
-        for request in self._store.pending_requests(key):
-            self._answer(request, observed)
-        if observed.run is not None:
-            for part in observed.run.slices:
-                if part.state.open:
-                    self._settle(part)
 
     def _resolve(
         self, record: ManifestRecord, observed: Observed, source: SourceView | None, snapshot: Snapshot | None
@@ -246,10 +272,21 @@ class Reconciler:
             return self._resolver.resolve(record, kept, fresh=True), kept
         return self._resolver.resolve(record, snapshot), snapshot
 
-    def _answer(self, request: Request, observed: Observed) -> None:
+    # -- what others did ---------------------------------------------------------------------------------------------
+    def _answer_requests(self, key: JobKey, record: ManifestRecord | None, observed: Observed) -> bool:
+        """Whether there was one."""
+        pending = self._store.pending_requests(key)
+        for request in pending:
+            self._answer(request, record, observed)
+        return bool(pending)
+
+    def _answer(self, request: Request, record: ManifestRecord | None, observed: Observed) -> None:
         """Put a person's request into effect, or say why not."""
         match request.kind:
             case RequestKind.TRIGGER:
+                if record is None or record.removed_at is not None:
+                    self._store.refuse_request(request, "refused: the manifest is gone from its source")
+                    return
                 message = request.reason or f"asked for by {request.by}"
                 cause = NewCause(request.key, CauseKind.REQUESTED, f"request:{request.id}", message)
                 self._store.accept_trigger(request, cause)
@@ -263,28 +300,44 @@ class Reconciler:
             case _:
                 assert_never(request.kind)
 
-    def _settle(self, part: Slice) -> None:
-        """Decide over a slice whose process is gone. Whether it is gone is its executor's word, never a guess."""
+    def _settle_slices(self, key: JobKey, observed: Observed) -> bool:
+        """Whether anything was decided over one."""
+        parts = [part for part in observed.run.slices if part.state.open] if observed.run is not None else []
+        known, now = self._leases.pop(key, {}), self._clock.monotonic()
+        if parts:
+            self._leases[key] = {
+                part.id: lease
+                if (lease := known.get(part.id)) is not None and lease.until == part.lease_expires_at
+                else _Lease(part.lease_expires_at, now)
+                for part in parts
+            }
+        settled = [self._settle(part, now - self._leases[key][part.id].seen_at) for part in parts]
+        return any(settled)
+
+    def _settle(self, part: Slice, unrenewed: float) -> bool:
+        """Decide over a slice whose process is gone. Whether it is gone is its executor's word, never a guess; but one
+        that lives and has not renewed its lease for so many seconds, two whole terms, hangs."""
         liveness = self._executor.liveness(part.id, part.fence)
         if part.state is SliceState.PLANNED:
             if liveness is Liveness.GONE:
-                self._start_again(part.id, part.fence, part.restarts, "its process ended before it began")
-            return
-        if liveness is Liveness.ALIVE and not self._expired(part):
-            return
+                self._start_again(part.id, part.fence, part.restarts, self._why_it_ended(part.id))
+            return liveness is Liveness.GONE
+        could = self._clock.monotonic() - self._answers_since
+        if liveness is Liveness.ALIVE and min(unrenewed, could) <= 2 * self._lease.total_seconds():
+            return False
         if self._executor.kill(part.id, part.fence) is not Liveness.GONE:
-            return
+            return False
         if part.state is SliceState.CLAIMED:
-            self._start_again(part.id, part.fence, part.restarts, "its process ended before it began")
-            return
+            self._start_again(part.id, part.fence, part.restarts, self._why_it_ended(part.id))
+            return True
         log.warning("slice_lost", slice=part.id, hosts=len(part.hosts))
         self._store.lose(part.id, part.fence, self._executor.recover(part.id))
         self._executor.forget(part.id)
+        return True
 
-    def _expired(self, part: Slice) -> bool:
-        """Whether a process that seems to live has not renewed its lease, though it could have."""
-        could = self._clock.monotonic() - self._answers_since > self._lease.total_seconds()
-        return could and part.lease_expires_at is not None and part.lease_expires_at + self._lease < self._clock.now()
+    def _why_it_ended(self, slice_id: SliceId) -> str:
+        said = self._executor.last_words(slice_id)
+        return "its process ended before it began" + (f": {said}" if said else "")
 
     def _start_again(self, slice_id: SliceId, fence: int, restarts: int, message: str) -> None:
         pause = min(RESTART_MOST, RESTART_FIRST * 2 ** min(restarts, 10))
@@ -313,6 +366,8 @@ class Reconciler:
                 self._start(action)
             case StopSlices():
                 self._store.stop_slices(action.run, action.stop)
+            case WithdrawSlices():
+                self._store.withdraw_slices(action.slices, action.stop)
             case SkipHosts():
                 self._store.skip(action.run, action.hosts, action.reason, action.message)
             case FinishRun():
@@ -336,7 +391,7 @@ class Reconciler:
             playbook_digest=desired.playbook_digest,
             revision=snapshot.revision,
             spec=record.spec,
-            inventory=",".join(record.spec.inventory),
+            inventory=self._resolver.inventory_name(snapshot, record.spec.inventory),
             hosts=action.hosts,
         )
 

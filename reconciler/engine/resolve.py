@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import JobKey, ManifestRecord, Revision, Run
-from reconciler.core.hosts import Host, select
+from reconciler.core.hosts import Host, Inventory, select
 from reconciler.core.planning import Blocked, Desired, Limits
 from reconciler.core.playbook import PlaybookFacts, inspect_playbook, playbook_digest
 from reconciler.core.reasons import Reason
@@ -26,11 +27,17 @@ class _Inspected:
 class Resolver:
     """Works out the Desired of a job. What a snapshot's content decides is worked out once for it."""
 
-    def __init__(self, hosts: Hosts, limits: Limits) -> None:
+    def __init__(
+        self, hosts: Hosts, limits: Limits, learned: Callable[[str, str, Inventory], None] = lambda *_: None
+    ) -> None:
+        """`learned` is told of each inventory that is new or has changed: its source, its name, and what is in it."""
         self._hosts = hosts
         self._limits = limits
+        self._learned = learned
+        self._told: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
         self._selected: dict[JobKey, tuple[str, str, tuple[Host, ...]]] = {}
+        self._searched: dict[JobKey, str | None] = {}
         self._inspected: dict[tuple[str, str], dict[_Question, _Inspected]] = {}
 
     def resolve(self, record: ManifestRecord, snapshot: Snapshot, *, fresh: bool = False) -> Desired:
@@ -60,14 +67,35 @@ class Resolver:
     def inventory_digest(self, snapshot: Snapshot, paths: tuple[str, ...]) -> str | None:
         """The same as long as these inventories give the same hosts; None while they can't be read."""
         try:
-            return self._hosts.load(snapshot, paths).digest
+            return self._load(snapshot, paths).digest
         except ReconcilerError:
             return None
 
+    def selected_from(self, key: JobKey) -> str | None:
+        """The digest of the inventory that the job's hosts were last looked for in; None if it could not be read."""
+        return self._searched.get(key)
+
+    def inventory_name(self, snapshot: Snapshot, named: tuple[str, ...]) -> str:
+        """The same for the same files, however a manifest names them."""
+        return ",".join(self._inventory_paths(snapshot, named))
+
+    def _load(self, snapshot: Snapshot, named: tuple[str, ...], *, fresh: bool = False) -> Inventory:
+        inventory = self._hosts.load(snapshot, named, fresh=fresh)
+        name = self.inventory_name(snapshot, named)
+        with self._lock:
+            news = self._told.get((snapshot.source, name)) != inventory.digest
+        if news:
+            self._learned(snapshot.source, name, inventory)
+            with self._lock:
+                self._told[snapshot.source, name] = inventory.digest
+        return inventory
+
     def _select(self, record: ManifestRecord, snapshot: Snapshot, fresh: bool) -> tuple[Host, ...] | Blocked:
         known = self._selected.get(record.key)
+        self._searched[record.key] = None
         try:
-            inventory = self._hosts.load(snapshot, record.spec.inventory, fresh=fresh)
+            inventory = self._load(snapshot, record.spec.inventory, fresh=fresh)
+            self._searched[record.key] = inventory.digest
             if known is not None and known[:2] == (inventory.digest, record.work_digest):
                 return known[2]
             chosen = select(inventory, record.spec.selector)

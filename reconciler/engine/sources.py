@@ -7,21 +7,12 @@ from collections.abc import Mapping, Sequence, Set
 
 import structlog
 
-from reconciler.core.errors import ReconcilerError, Unavailable
+from reconciler.core.errors import ReconcilerError
 from reconciler.core.facts import JobKey, Revision
-from reconciler.core.reasons import Reason
-from reconciler.core.report import report_invalid
-from reconciler.core.status import (
-    Condition,
-    ConditionType,
-    JobStatus,
-    ManifestCounts,
-    RejectedView,
-    SourceMetadata,
-    SourceStatus,
-    SourceStatusBody,
-)
+from reconciler.core.report import report_invalid, report_source, report_unread_source
+from reconciler.core.status import JobStatus, SourceStatus
 from reconciler.engine.catalogue import Catalogue, Decision
+from reconciler.engine.resolve import blocked_by
 from reconciler.ports import Clock, JobStore, Sink, Snapshot, Source
 
 log = structlog.get_logger()
@@ -62,7 +53,8 @@ class SourceKeeper:
                 snapshot = self.source.sync()
                 entries = self._catalogue.read(snapshot)
             except ReconcilerError as error:
-                self._say(None, error)
+                why = blocked_by(error)
+                self._say(report_unread_source(self.source.name, why, self._previous(), self._clock.now()))
                 raise
             records = self._store.manifests(self.source.name)
             decision = self._catalogue.decide(entries, records, snapshot.revision, self._clock.now())
@@ -71,9 +63,20 @@ class SourceKeeper:
                 if decision.changed:
                     self._store.save_manifests(decision.changed, decision.causes)
                 self._snapshot = snapshot
-            accepted = {*records, *(record.key.name for record in decision.changed)}
-            self._say_invalid(decision, accepted, snapshot.revision)
-            self._say(decision, None)
+            known = {**records, **{record.key.name: record for record in decision.changed}}
+            self._say_invalid(decision, known.keys(), snapshot.revision)
+            self._say(
+                report_source(
+                    self.source.name,
+                    snapshot.revision,
+                    known.values(),
+                    decision.rejected,
+                    decision.held,
+                    self._previous(),
+                    self._clock.now(),
+                    empty=decision.empty,
+                )
+            )
             changed = {record.key for record in decision.changed}
             live = {record.key for record in records.values() if record.removed_at is None}
             rejected = frozenset(str(entry.first) for entry in decision.rejected)
@@ -82,8 +85,7 @@ class SourceKeeper:
             self._told = rejected
             return frozenset(changed | live if moved else changed)
 
-    def _say(self, decision: Decision | None, error: ReconcilerError | None) -> None:
-        status = self._describe(decision, error)
+    def _say(self, status: SourceStatus) -> None:
         if status == self._status:
             return
         self._status = status
@@ -93,6 +95,13 @@ class SourceKeeper:
                 sink.write_source(status)
         except OSError as failure:
             log.warning("status_not_written", source=self.source.name, why=str(failure))
+
+    def _previous(self) -> SourceStatus | None:
+        """What was said last, by an earlier daemon too."""
+        if self._status is None:
+            own = (said for said in self._store.source_statuses() if said.metadata.name == self.source.name)
+            return next(own, None)
+        return self._status
 
     def _say_invalid(self, decision: Decision, accepted: Set[str], revision: Revision) -> None:
         """Names that no valid manifest ever had get a status too, as long as something invalid wants them."""
@@ -115,75 +124,3 @@ class SourceKeeper:
                     sink.remove(JobKey(source, name))
         except OSError as failure:
             log.warning("status_not_written", source=source, why=str(failure))
-
-    def _describe(self, decision: Decision | None, error: ReconcilerError | None) -> SourceStatus:
-        before = self._status
-        now = self._clock.now()
-        if error is not None:
-            kind = ConditionType.RECONCILING if isinstance(error, Unavailable) else ConditionType.STALLED
-            told = [(ConditionType.READY, "False", error.reason, str(error)), (kind, "True", error.reason, str(error))]
-        elif decision is not None and decision.empty:
-            text = f"no manifest matches; {len(decision.held)} jobs are held and none is removed"
-            told = [
-                (ConditionType.READY, "False", Reason.SOURCE_EMPTY, text),
-                (ConditionType.STALLED, "True", Reason.SOURCE_EMPTY, text),
-            ]
-        else:
-            held = decision.held if decision is not None else ()
-            text = "read completely"
-            if held:
-                text += f"; {', '.join(held)} not removed: a new file that is invalid may be theirs"
-            told = [(ConditionType.READY, "True", Reason.SYNCED, text)]
-        since = {c.type: c for c in before.status.conditions} if before is not None else {}
-        conditions = tuple(
-            Condition(
-                type=kind,
-                status="True" if value == "True" else "False",
-                reason=reason,
-                message=text,
-                last_transition_time=since[kind].last_transition_time
-                if kind in since and since[kind].status == value
-                else now,
-                observed_generation=0,
-            )
-            for kind, value, reason, text in told
-        )
-        if decision is None:
-            body = (
-                before.status
-                if before is not None
-                else SourceStatusBody(observed_revision=None, last_sync=None, manifests=ManifestCounts(), conditions=())
-            )
-            return SourceStatus(
-                metadata=SourceMetadata(name=self.source.name),
-                status=body.model_copy(update={"conditions": conditions}),
-            )
-        rejected = tuple(
-            RejectedView(
-                path=entry.path,
-                document=entry.document,
-                name=entry.name,
-                line=entry.first.line,
-                column=entry.first.column,
-                message=entry.first.message,
-                hint=entry.first.hint,
-            )
-            for entry in decision.rejected
-        )
-        records = self._store.manifests(self.source.name).values()
-        assert self._snapshot is not None  # a decision comes after a snapshot
-        revision = self._snapshot.revision
-        return SourceStatus(
-            metadata=SourceMetadata(name=self.source.name),
-            status=SourceStatusBody(
-                observed_revision=revision,
-                last_sync=now,
-                manifests=ManifestCounts(
-                    accepted=sum(record.removed_at is None for record in records),
-                    rejected=len(rejected),
-                    removed=sum(record.removed_at is not None for record in records),
-                ),
-                conditions=conditions,
-                rejected=rejected,
-            ),
-        )

@@ -111,6 +111,24 @@ def test_once_tells_its_progress_and_every_host_has_a_history(tmp_path: Path) ->
     assert here.call("history").code == 2
 
 
+def test_wait_ends_with_the_work_and_with_what_keeps_it_from_starting(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=2)
+    here.job()
+    here.job("stalled", playbook="playbooks/nowhere.yml")
+
+    assert here.once().code == 1
+
+    assert here.call("wait", "work").code == 0
+    assert here.call("wait", "work", "--for", "Failed").code == 1
+    stalled = here.call("wait", "stalled", "--timeout", "5m")
+    assert (stalled.code, stalled.out) == (1, "stalled: Stalled\n")
+    whole = here.status()["revision"]
+    for revision in (whole, whole.split(":")[1][:12]):
+        assert here.call("wait", "work", "--revision", revision).code == 0
+    late = here.call("wait", "work", "--revision", "0123abcd", "--timeout", "1s")
+    assert (late.code, f"work was last seen at {whole} after 1s" in late.err) == (4, True)
+
+
 def test_a_name_that_only_an_invalid_manifest_has_shows_invalid_until_it_is_mended_or_gone(tmp_path: Path) -> None:
     here = Workspace(tmp_path, hosts=1)
     here.job("mended", limit=0)
@@ -210,7 +228,7 @@ def test_ctrl_c_starts_no_further_wave_and_waits_for_the_one_that_runs(tmp_path:
     assert process.returncode == 130
     assert "Ctrl-C again cancels" in err
     assert sorted(here.recorded("end")) == ["h1", "h2"]
-    assert here.marked() == []
+    wait_for(lambda: here.marked() == [], "the last process of the run is gone")
     assert here.status()["run"]["status"] == "running"
 
     assert here.once().code == 0
@@ -229,7 +247,7 @@ def test_ctrl_c_twice_cancels_what_runs(tmp_path: Path) -> None:
     process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 130
-    assert here.marked() == []
+    wait_for(lambda: here.marked() == [], "the last process of the run is gone")
     assert here.status()["phase"] == "Cancelled"
     assert here.children() == {"h1": "cancelled", "h2": "cancelled", "h3": "skipped"}
     assert here.recorded("end") == []

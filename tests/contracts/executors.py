@@ -51,6 +51,9 @@ class Machine(Protocol):
     def begun(self, slice_id: SliceId) -> int:
         """How many processes were ever begun for it."""
 
+    def wait_for_the_second(self, slice_id: SliceId) -> None:
+        """Until one that was started beside another has found the slice taken."""
+
     def running(self, slice_id: SliceId, fence: int) -> int:
         """How many processes of it live, those below it included."""
 
@@ -64,7 +67,7 @@ class Machine(Protocol):
 class FakeMachine:
     def __init__(self) -> None:
         self.ended: list[SliceId] = []
-        self.executor = FakeExecutor(self.ended.append)
+        self.executor: FakeExecutor = FakeExecutor(self.ended.append)
 
     def run(self, slice_id: SliceId, fence: int, story: Story = Story()) -> None:
         self.executor.start(slice_id, fence)
@@ -73,6 +76,9 @@ class FakeMachine:
 
     def begun(self, slice_id: SliceId) -> int:
         return sum(known == slice_id for known, _ in self.executor.started)
+
+    def wait_for_the_second(self, slice_id: SliceId) -> None:
+        """It ends at once."""
 
     def running(self, slice_id: SliceId, fence: int) -> int:
         return int((slice_id, fence) in self.executor.alive)
@@ -115,6 +121,9 @@ class LocalMachine:
         self._stories[slice_id] = story
         self.executor.start(slice_id, fence)
         wait_for((self._notes / f"{slice_id}.told").exists, f"the story of {slice_id}")
+
+    def wait_for_the_second(self, slice_id: SliceId) -> None:
+        wait_for(lambda: self.begun(slice_id) == 2 and bool(self.ended), "the end of the second process")
 
     def begun(self, slice_id: SliceId) -> int:
         return len(list(self._notes.glob(f"{slice_id}.begun.*")))

@@ -3,6 +3,8 @@ is ended. Told to the one that starts processes on this machine, and to the fake
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.facts import SliceId
 from reconciler.core.reasons import Reason
 from reconciler.ports import Liveness
-from tests.acceptance.workspace import wait_for
+from tests.acceptance.workspace import PATIENCE, wait_for
 from tests.contracts.executors import FakeMachine, LocalMachine, Machine, Story
 
 OTHER = SliceId("batch-1.w2.a1.cafe")
@@ -132,6 +134,19 @@ def test_killing_one_that_nobody_started_is_no_harm(machine: Machine, slice_id: 
     assert machine.executor.kill(slice_id, 1) is Liveness.GONE
 
 
+def test_one_that_an_earlier_daemon_started_and_that_got_the_slice_first_lives(
+    machine: Machine, slice_id: SliceId
+) -> None:
+    """The earlier daemon was killed before that process had taken the slice, so the next one starts another, which
+    finds the slice taken and ends."""
+    machine.run(slice_id, 1)
+    machine.restart()
+    machine.executor.start(slice_id, 1)
+    machine.wait_for_the_second(slice_id)
+    assert machine.executor.liveness(slice_id, 1) is Liveness.ALIVE
+    assert machine.running(slice_id, 1) == 1
+
+
 # -- what it left ----------------------------------------------------------------------------------------------------
 def test_a_process_that_wrote_nothing_left_nothing_that_is_proven(machine: Machine, slice_id: SliceId) -> None:
     machine.run(slice_id, 1)
@@ -170,6 +185,18 @@ def test_what_is_forgotten_is_gone_and_may_be_forgotten_again(machine: Machine, 
     machine.executor.forget(slice_id)
 
 
+def test_what_is_kept_is_known_and_what_still_runs_is_not_forgotten(machine: Machine, slice_id: SliceId) -> None:
+    assert machine.executor.kept() == frozenset()
+    machine.run(slice_id, 1, Story(lines=("ok: [web-1]",)))
+    machine.restart()
+    assert machine.executor.kept() == {slice_id}
+    machine.executor.forget(slice_id)
+    assert machine.executor.kept() == {slice_id}
+    machine.executor.kill(slice_id, 1)
+    machine.executor.forget(slice_id)
+    assert machine.executor.kept() == frozenset()
+
+
 # -- on this machine only --------------------------------------------------------------------------------------------
 def test_no_process_is_unavailable_and_not_a_crash(tmp_path: Path) -> None:
     executor = LocalExecutor(tmp_path, lambda *_: ["/nowhere/to/be/found"], {}, lambda _: None)
@@ -177,6 +204,40 @@ def test_no_process_is_unavailable_and_not_a_crash(tmp_path: Path) -> None:
         executor.start(OTHER, 1)
     assert caught.value.reason is Reason.EXECUTOR_UNAVAILABLE
     assert executor.liveness(OTHER, 1) is Liveness.ABSENT
+
+
+def test_why_a_process_ended_is_what_it_said_last(tmp_path: Path) -> None:
+    gone: list[SliceId] = []
+    words = "import sys; sys.exit('Traceback …\\nImportError: no module named queue\\n')"
+    executor = LocalExecutor(tmp_path, lambda *_: [sys.executable, "-c", words], {}, gone.append)
+    assert executor.last_words(OTHER) == ""
+    executor.start(OTHER, 1)
+    wait_for(lambda: gone == [OTHER], "its end")
+    assert executor.last_words(OTHER) == "ImportError: no module named queue"
+
+
+def test_who_asks_whether_a_slice_is_held_keeps_nobody_from_taking_it(tmp_path: Path) -> None:
+    folder = SliceFolder(tmp_path, OTHER)
+    folder.create()
+    asked, stop = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            folder.held()
+            asked.set()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        assert asked.wait(PATIENCE)
+        for _ in range(200):
+            held = folder.hold()
+            assert held is not None
+            with held:
+                assert folder.held()
+    finally:
+        stop.set()
+        asking.join()
 
 
 def test_two_processes_never_hold_one_slice(tmp_path: Path) -> None:

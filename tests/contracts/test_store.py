@@ -107,16 +107,28 @@ def test_a_handled_cause_is_never_pending_again(world: World) -> None:
     assert world.store.job_at_rest(JOB)
 
 
-def test_a_dropped_cause_is_handled_without_a_run(world: World) -> None:
+def test_a_dropped_cause_is_forgotten_and_counts_when_it_happens_again(world: World) -> None:
     world.accept()
     cause = world.cause()
+
+    world.store.drop_causes(JOB, [cause])
+
+    assert world.store.observe(JOB).causes == ()
+    assert world.store.observe(JOB).run is None
+    assert "CauseDropped" in world.events()
+    world.store.add_causes([new_cause()])
+    assert [again.key for again in world.store.observe(JOB).causes] == [cause.key]
+
+
+def test_a_cause_that_had_its_run_can_not_be_dropped(world: World) -> None:
+    world.accept()
+    cause = world.cause()
+    world.open_run()
 
     world.store.drop_causes(JOB, [cause])
     world.store.add_causes([new_cause()])
 
     assert world.store.observe(JOB).causes == ()
-    assert world.store.observe(JOB).run is None
-    assert "CauseDropped" in world.events()
 
 
 def test_two_kinds_of_one_key_and_two_jobs_with_one_cause_are_different(world: World) -> None:

@@ -14,6 +14,7 @@ from tests.builders import (
     JOB,
     NOON,
     OTHER_JOB,
+    PLAYBOOK_DIGEST,
     REVISION,
     all_succeeded,
     hosts,
@@ -192,8 +193,8 @@ def test_a_host_is_up_to_date_with_what_it_succeeded_with(world: World) -> None:
     )
 
     assert world.store.observe(JOB).hosts == {
-        "web-1": HostRecord(coverage_digest(after), coverage_digest(after)),
-        "web-2": HostRecord(coverage_digest(before), coverage_digest(after)),
+        "web-1": HostRecord(coverage_digest(after), coverage_digest(after), PLAYBOOK_DIGEST),
+        "web-2": HostRecord(coverage_digest(before), coverage_digest(after), PLAYBOOK_DIGEST),
     }
     assert world.store.observe(OTHER_JOB).hosts == {}
 

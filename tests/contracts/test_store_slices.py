@@ -7,7 +7,17 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.core.facts import ChildStatus, JobKey, RunError, RunStatus, SliceId, SliceState, Stop, TaskCounts
+from reconciler.core.facts import (
+    ChildStatus,
+    HostOutcome,
+    JobKey,
+    RunError,
+    RunStatus,
+    SliceId,
+    SliceState,
+    Stop,
+    TaskCounts,
+)
 from reconciler.core.reasons import Reason
 from reconciler.ports import Beat, Busy, PlaybookResult, Spool
 from tests.builders import (
@@ -478,7 +488,7 @@ def test_a_claimed_slice_that_is_to_stop_does_not_start(world: World, tell: Call
     assert not world.store.mark_started(slice_id, 1)
     assert world.store.give_back(slice_id, 1, Reason.EXECUTOR_UNAVAILABLE, "told to stop")
     assert world.slice(slice_id).state is SliceState.CANCELLED
-    assert (world.child("web-1").status, world.child("web-1").reason) == (ChildStatus.CANCELLED, Reason.CANCELLED)
+    assert (world.child("web-1").status, world.child("web-1").reason) == (ChildStatus.SKIPPED, Reason.CANCELLED)
 
 
 @TELLING
@@ -505,6 +515,41 @@ def test_a_slice_that_vanished_after_it_was_told_to_stop_is_cancelled(
     assert (world.child("web-1").status, world.child("web-1").reason) == (ChildStatus.CANCELLED, Reason.CANCELLED)
 
 
+def test_why_a_slice_was_ended_is_why_its_children_were(world: World) -> None:
+    """Its process only knows that it was told to stop."""
+    run = world.open_run()
+    slice_id = world.start(run, "web-1", "web-2")
+    world.store.stop_slices(run, Stop(Reason.SUPERSEDED, "superseded by generation 2"))
+    inside = HostOutcome("web-1", ChildStatus.CANCELLED, Reason.CANCELLED, "cancelled", task="Upgrade")
+
+    world.store.finish(slice_id, 1, PlaybookResult((inside, outcome("web-2"))))
+
+    child = world.child("web-1")
+    assert (child.status, child.reason) == (ChildStatus.CANCELLED, Reason.SUPERSEDED)
+    assert child.message == "superseded by generation 2 (in task Upgrade)"
+    assert world.child("web-2").status is ChildStatus.SUCCESS
+
+
+def test_a_slice_that_is_still_planned_can_be_withdrawn_and_no_other(world: World) -> None:
+    run = world.open_run(hosts("web-1", "web-2", "web-3"))
+    parts = [part.id for part in world.admit(run, ["web-1"], ["web-2"], ["web-3"]).slices]
+    world.claim(parts[1])
+    removed = Stop(Reason.REMOVED, "the manifest is gone")
+
+    world.store.withdraw_slices(parts[:2], removed)
+
+    assert [world.slice(part).state for part in parts] == [
+        SliceState.CANCELLED,
+        SliceState.CLAIMED,
+        SliceState.PLANNED,
+    ]
+    child = world.child("web-1")
+    assert (child.status, child.reason, child.message) == (ChildStatus.SKIPPED, Reason.REMOVED, removed.message)
+    assert world.child("web-3").status is ChildStatus.PENDING
+    assert world.store.claim(parts[0], 1, "late", LEASE) is None
+    world.admit(world.open_run(hosts("web-1"), key=OTHER_JOB), ["web-1"])
+
+
 def test_a_planned_slice_is_cancelled_at_once(world: World) -> None:
     run = world.open_run()
     slice_id = world.admit_one(run, "web-1")
@@ -513,9 +558,9 @@ def test_a_planned_slice_is_cancelled_at_once(world: World) -> None:
 
     part, child = world.slice(slice_id), world.child("web-1")
     assert (part.state, part.stop) == (SliceState.CANCELLED, Reason.SUPERSEDED)
-    assert (child.status, child.reason, child.message) == (ChildStatus.CANCELLED, Reason.SUPERSEDED, "superseded")
+    assert (child.status, child.reason, child.message) == (ChildStatus.SKIPPED, Reason.SUPERSEDED, "superseded")
     assert world.child("web-2").status is ChildStatus.PENDING
-    assert world.counter("children_finished_total", "cancelled") == 1
+    assert world.counter("children_finished_total", "skipped") == 1
     world.admit(world.open_run(hosts("web-1"), key=OTHER_JOB), ["web-1"])
 
 

@@ -9,11 +9,14 @@ from threading import enumerate as living_threads
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.facts import ChildStatus, JobKey, RunStatus
+from reconciler.core.facts import ChildStatus, JobKey, ManifestRecord, RunStatus, SliceId
+from reconciler.core.planning import Desired
 from reconciler.core.reasons import Reason
 from reconciler.core.status import JobStatus, Phase
-from reconciler.engine import reconcile
+from reconciler.engine import queue, reconcile
 from reconciler.engine.daemon import Daemon, Pace
+from reconciler.engine.resolve import Resolver
+from reconciler.ports import Snapshot, Spool
 from tests.acceptance.workspace import wait_for
 from tests.builders import JOB, OTHER_JOB
 from tests.engine.worlds import World
@@ -133,6 +136,36 @@ def test_once_gives_up_on_a_slice_that_never_starts_and_leaves_it_to_the_next(
     assert house.world.run().open
 
 
+def test_the_next_once_tries_at_once_what_could_not_start_before(house: House) -> None:
+    house.world.executor.refuses = True
+    house.world.write()
+    house.daemon.start(once=True)
+    wait_for(lambda: house.world.events().count("SliceGivenBack") == 1, "a failure")
+    house.daemon.stop()
+    house.world.executor.refuses = False
+    (part,) = house.world.store.open_slices()
+    house.world.store.requeue(part.id, part.fence, house.world.clock.now() + timedelta(minutes=5), "far from now")
+    house.world.restart()
+    house.build().start(once=True)
+    house.to_rest()
+    assert house.phase() is Phase.SUCCEEDED
+
+
+def test_once_does_not_wait_for_a_job_that_waited_and_whose_status_can_not_be_written_since(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr(queue, "BACKOFF_MOST", 0.01)
+    house.world.write(limit=4)
+    house.world.write(OTHER_JOB.name, limit=4)
+    house.daemon.start(once=True)
+    wait_for(lambda: house.meter.looks["waiting"] > 0, "one to wait for the other")
+    house.world.sink.broken = True
+    house.to_rest()
+    assert {run.status for key in (JOB, OTHER_JOB) for run in house.world.store.runs(key, 1)} == {RunStatus.SUCCESS}
+    assert house.daemon.failures()
+
+
 # -- noticing --------------------------------------------------------------------------------------------------------
 def test_a_manifest_written_while_it_watches_runs(house: House) -> None:
     house.world.write(OTHER_JOB.name, suspend=True)
@@ -226,6 +259,45 @@ def test_a_source_that_can_not_be_read_is_a_problem_and_what_runs_goes_on(house:
     wait_for(lambda: not house.daemon.problems(), "the source to be read again")
 
 
+def test_a_run_between_two_waves_goes_on_in_a_new_daemon_though_the_source_is_away(house: House) -> None:
+    house.world.commit(limit=2)
+    house.world.look()
+    house.world.work()
+    house.world.source.error = Unavailable(Reason.SOURCE_UNAVAILABLE, "the disk is gone")
+    house.world.restart()
+    house.build().start()
+    wait_for(house.ended(), "the end of the run")
+    assert sorted(house.world.begun) == list(house.world.names)
+
+
+def test_a_job_whose_looks_fail_says_so(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Resolver, record: ManifestRecord, snapshot: Snapshot, *, fresh: bool = False) -> Desired:
+        if fresh:
+            raise ZeroDivisionError("a bug")
+        return resolve(self, record, snapshot)
+
+    resolve = Resolver.resolve
+    monkeypatch.setattr(Resolver, "resolve", broken)
+    house.world.write()
+    house.daemon.start()
+    wait_for(lambda: house.phase() is Phase.PENDING, "the status")
+    assert house.world.said().message == "a bug of reconciler; see its log"
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    wait_for(house.ended(), "the run")
+
+
+# -- tidying up ------------------------------------------------------------------------------------------------------
+def test_what_is_left_of_slices_that_are_over_is_removed_and_nothing_else(house: House) -> None:
+    house.world.write()
+    house.daemon.start()
+    wait_for(lambda: bool(house.world.executor.alive), "a process")
+    gone = SliceId("batch-1.w1.a1.cafe")
+    running, _ = house.world.the_process()
+    house.world.executor.spools = {gone: Spool((), None), running: Spool((), None)}
+    house.daemon.resync()
+    assert house.world.executor.forgotten == [gone]
+
+
 # -- the end ---------------------------------------------------------------------------------------------------------
 def test_drained_it_finishes_the_wave_and_rests(house: House) -> None:
     house.world.write(limit=2)
@@ -235,6 +307,17 @@ def test_drained_it_finishes_the_wave_and_rests(house: House) -> None:
     house.to_rest()
     assert house.world.begun == ["web-1", "web-2"]
     assert house.world.run().open, "and goes on where it was, next time"
+
+
+def test_cancelling_everything_ends_a_run_that_waits_too(house: House) -> None:
+    house.world.write(limit=4)
+    house.world.write(OTHER_JOB.name, limit=4)
+    house.daemon.start(once=True)
+    wait_for(lambda: house.meter.looks["waiting"] > 0, "one to wait for the other")
+    house.daemon.cancel_everything("kim", "interrupted")
+    house.to_rest()
+    assert house.phase() is house.phase(OTHER_JOB) is Phase.CANCELLED
+    assert len(house.world.begun) <= 4
 
 
 def test_cancelling_everything_ends_every_run_that_has_something_running(house: House) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, JobKey, RunError, RunStatus, SliceState
+from reconciler.core.planning import Blocked
 from reconciler.core.reasons import Reason
-from reconciler.core.status import Phase
+from reconciler.core.status import ConditionType, Phase
 from reconciler.ports import Spool, SpooledLine
 from tests.builders import JOB, OTHER_JOB
 from tests.engine.worlds import LEASE, Crash, World, fails
@@ -294,10 +296,40 @@ def test_a_process_that_lives_and_lets_its_lease_run_out_is_ended() -> None:
     world.commit()
     world.look()
     (work,) = world.begin_all()
+    world.look()
     world.pass_time(LEASE.total_seconds() * 3)
     world.look()
     assert (work.slice_id, work.fence) in world.executor.killed
     assert set(world.reasons().values()) == {Reason.SLICE_LOST}
+
+
+def test_a_clock_that_jumps_ends_nothing() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.look()
+    (work,) = world.begin_all()
+    for _ in range(20):
+        world.pass_time(10)
+        world.store.heartbeat(work.slice_id, work.fence, LEASE)
+        world.look()
+    world.clock.jump(timedelta(hours=1))
+    world.look()
+    assert world.executor.killed == []
+    world.finish(work)
+    world.look()
+    assert world.run().status is RunStatus.SUCCESS
+
+
+def test_a_new_daemon_gives_a_slice_two_terms_before_it_takes_it_for_hung() -> None:
+    """Its lease may have run out while no daemon was there to see it renewed, or while the database was away."""
+    world = World(hosts=2)
+    world.commit()
+    world.look()
+    world.begin_all()
+    world.pass_time(LEASE.total_seconds() * 10)
+    world.restart()
+    world.look()
+    assert world.executor.killed == []
 
 
 def test_while_its_machine_can_not_be_asked_the_hosts_stay_locked() -> None:
@@ -441,11 +473,62 @@ def test_while_draining_nothing_begins_and_what_runs_is_seen_to_its_end() -> Non
     assert world.begun == list(world.names)
 
 
-def test_hosts_that_are_one_machine_never_run_at_once() -> None:
+@pytest.mark.parametrize("each", [1, None], ids=["a process each", "one process"])
+def test_hosts_that_are_one_machine_never_run_at_once(each: int | None) -> None:
     world = World(hosts=3)
     inventory = an_inventory(world.names)
     same = replace(inventory.hosts["web-2"], host_key=inventory.hosts["web-1"].host_key)
     world.inventory.answer = replace(inventory, hosts={**inventory.hosts, "web-2": same})
-    world.commit(limit=3, hostsPerProcess=1)
+    world.commit(limit=3, hostsPerProcess=each)
     world.look()
-    assert {work.hosts for work in world.begin_all()} == {("web-1",), ("web-3",)}
+    assert {host for work in world.begin_all() for host in work.hosts} == {"web-1", "web-3"}
+
+
+def test_the_status_is_written_to_the_database_only_when_it_changes() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.pass_time(0.25)  # what is written down is cut to seconds
+    world.run_all()
+    world.steps.done.clear()
+    world.look()
+    assert "save_status" not in world.steps.done
+
+
+def test_a_look_that_can_not_be_finished_is_told_in_the_status() -> None:
+    world = World(hosts=2)
+    world.commit()
+    world.reconciler.say_why_not(JOB, Blocked(Reason.SOURCE_MOVED, "the source changes all the time", permanent=False))
+    reconciling = world.condition(ConditionType.RECONCILING)
+    assert reconciling is not None
+    assert (reconciling.reason, world.said().message) == (Reason.SOURCE_MOVED, "the source changes all the time")
+    world.run_all()
+    assert world.said().phase is Phase.SUCCEEDED
+
+
+def test_a_status_of_a_failed_look_keeps_that_a_run_is_in_progress() -> None:
+    world = World(hosts=4)
+    world.commit(limit=2)
+    world.look()
+    world.begin_all()
+    world.look()
+    world.reconciler.say_why_not(JOB, Blocked(Reason.INTERNAL_ERROR, "a bug", permanent=False))
+    assert world.said().phase is Phase.RUNNING
+
+
+def test_the_servers_are_kept_in_step_with_the_inventory_and_not_only_with_runs() -> None:
+    world = World(hosts=2)
+    world.commit(selector={"hosts": ["web-1"]}, minHosts=1)
+    world.run_all()
+    assert world.store.servers["default", "inventory/hosts.yml"].keys() == {"web-1", "web-2"}
+    world.inventory.answer = an_inventory(["web-1", "web-2", "web-3"])
+    world.look()
+    assert "web-3" in world.store.servers["default", "inventory/hosts.yml"]
+
+
+def test_however_an_inventory_is_named_its_servers_are_the_same() -> None:
+    world = World(hosts=2)
+    world.commit(inventory=["inventory/hosts.yml"])
+    world.commit("other")
+    world.look()
+    world.look(JobKey("default", "other"))
+    assert list(world.store.servers) == [("default", "inventory/hosts.yml")]

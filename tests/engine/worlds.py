@@ -13,6 +13,7 @@ from typing import Any, cast
 import yaml
 
 from reconciler.core.facts import Child, ChildStatus, JobKey, Run, RunError, SliceId
+from reconciler.core.hosts import Inventory
 from reconciler.core.planning import Limits
 from reconciler.core.reasons import Reason
 from reconciler.core.status import Condition, ConditionType, JobStatus, JobStatusBody, SourceStatus
@@ -94,6 +95,7 @@ class Steps:
             "skip",
             "finish_run",
             "stop_slices",
+            "withdraw_slices",
             "requeue",
             "lose",
             "accept_trigger",
@@ -171,7 +173,7 @@ class World:
         self.reconciler = Reconciler(
             store,
             cast(Executor, self.steps.through(self.executor)),
-            Resolver(self.inventory, limits),
+            Resolver(self.inventory, limits, self._learn),
             sinks,
             {"default": view}.get,
             self.clock,
@@ -179,6 +181,9 @@ class World:
             status_children=200,
             lease=self.lease,
         )
+
+    def _learn(self, source: str, inventory: str, found: Inventory) -> None:
+        self.store.save_servers(source, inventory, tuple(found.hosts.values()))
 
     # -- what people do ----------------------------------------------------------------------------------------------
     def commit(self, name: str = JOB.name, **spec: Any) -> None:

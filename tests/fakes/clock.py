@@ -22,6 +22,10 @@ class FakeClock:
         self._now += by
         self._monotonic += by.total_seconds()
 
+    def jump(self, by: timedelta) -> None:
+        """Somebody set the wall clock."""
+        self._now += by
+
 
 class RunningClock(FakeClock):
     """Begins at noon like the other; for tests with threads that wait."""

@@ -13,13 +13,14 @@ from reconciler.ports import Liveness, Spool
 
 class FakeExecutor:
     """`started` has each process that was begun. `refuses` makes every start raise Unavailable; `cut_off` makes its
-    machine one that can't be asked. `spools` is what processes wrote down. `ended` is called when one is over."""
+    machine one that can't be asked. `spools` is what processes wrote down, `words` what they said last. `ended` is called when one is over."""
 
     def __init__(self, ended: Callable[[SliceId], None] = lambda _: None) -> None:
         self.started: list[tuple[SliceId, int]] = []
         self.killed: list[tuple[SliceId, int]] = []
         self.forgotten: list[SliceId] = []
         self.spools: dict[SliceId, Spool] = {}
+        self.words: dict[SliceId, str] = {}
         self.refuses = False
         self.cut_off = False
         self.ended = ended
@@ -41,9 +42,9 @@ class FakeExecutor:
         if self.cut_off:
             return Liveness.UNREACHABLE
         with self._lock:
-            if (slice_id, fence) in self._known:
-                return Liveness.ALIVE if (slice_id, fence) in self._alive else Liveness.GONE
-            return Liveness.ALIVE if any(known == slice_id for known, _ in self._alive) else Liveness.ABSENT
+            if any(known == slice_id for known, _ in self._alive):
+                return Liveness.ALIVE
+            return Liveness.GONE if (slice_id, fence) in self._known else Liveness.ABSENT
 
     def kill(self, slice_id: SliceId, fence: int) -> Liveness:
         if self.cut_off:
@@ -56,8 +57,17 @@ class FakeExecutor:
     def recover(self, slice_id: SliceId) -> Spool | None:
         return self.spools.get(slice_id)
 
+    def last_words(self, slice_id: SliceId) -> str:
+        return self.words.get(slice_id, "")
+
+    def kept(self) -> frozenset[SliceId]:
+        with self._lock:
+            return frozenset({known for known, _ in self._known | self._alive} | self.spools.keys())
+
     def forget(self, slice_id: SliceId) -> None:
         with self._lock:
+            if any(known == slice_id for known, _ in self._alive):
+                return
             self.forgotten.append(slice_id)
             self.spools.pop(slice_id, None)
             self._known = {known for known in self._known if known[0] != slice_id}

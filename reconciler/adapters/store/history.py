@@ -44,6 +44,9 @@ from reconciler.ports import SpooledLine, StoredMetrics
 SHOWN = 5
 """Runs in the history of a job."""
 
+HOST_RECORD = [host_records.c[name] for name in ("host", "success_digest", "seen_digest", "success_playbook")]
+"""The host, then the fields of HostRecord, in their order."""
+
 
 class Lookups(Database):
     def observe(self, key: JobKey) -> Observed:
@@ -55,11 +58,7 @@ class Lookups(Database):
             latest = connection.execute(_parents().where(runs).order_by(jobs.c.id.desc()).limit(SHOWN)).all()
             succeeded = and_(runs, jobs.c.status == RunStatus.SUCCESS.value, ~jobs.c.check_mode)
             success = connection.execute(_parents().where(succeeded).order_by(jobs.c.id.desc()).limit(1)).one_or_none()
-            records = connection.execute(
-                select(host_records.c.host, host_records.c.success_digest, host_records.c.seen_digest).where(
-                    of_job(host_records, key)
-                )
-            ).all()
+            records = connection.execute(select(*HOST_RECORD).where(of_job(host_records, key))).all()
             run = _run(connection, latest[0]) if latest else None
             counts = dict(_child_counts(connection, {row.id for row in (*latest[1:], success) if row is not None}))
             if run is not None:
@@ -67,7 +66,7 @@ class Lookups(Database):
         return Observed(
             causes=tuple(cause_of(row) for row in pending),
             run=run,
-            hosts={host: HostRecord(success_digest, seen) for host, success_digest, seen in records},
+            hosts={host: HostRecord(*remembered) for host, *remembered in records},
             last_success=None if success is None else summary_of(success, counts[success.id]),
             history=tuple(summary_of(row, counts[row.id]) for row in latest),
         )

@@ -42,11 +42,13 @@ class Manifests(Database):
         with self.write() as connection:
             self.write_causes(connection, causes)
 
-    def drop_causes(self, key: JobKey, causes: Sequence[Cause]) -> None:
+    def drop_causes(self, key: JobKey, dropped: Sequence[Cause]) -> None:
+        unhandled = and_(of_job(causes, key), causes.c.handled_at.is_(None))
         with self.write() as connection:
-            self.handle_causes(connection, key, causes, None)
-            for cause in causes:
-                self.tell(connection, key, "CauseDropped", reason=cause.kind.value, text=cause.message)
+            for cause in dropped:
+                this = and_(unhandled, causes.c.kind == cause.kind.value, causes.c.key == cause.key)
+                if connection.execute(delete(causes).where(this)).rowcount:
+                    self.tell(connection, key, "CauseDropped", reason=cause.kind.value, text=cause.message)
 
     def write_causes(self, connection: Connection, new: Sequence[NewCause]) -> None:
         """Only what is new is told, for a look at a job may find the same cause again and again."""
@@ -65,8 +67,8 @@ class Manifests(Database):
             if add_one_missing(connection, causes, row):
                 self.tell(connection, cause.key, "CauseAdded", reason=cause.kind.value, text=message)
 
-    def handle_causes(self, connection: Connection, key: JobKey, handled: Sequence[Cause], run: str | None) -> None:
-        """Each that is not handled yet is so by this run; None: by being dropped."""
+    def handle_causes(self, connection: Connection, key: JobKey, handled: Sequence[Cause], run: str) -> None:
+        """Each that is not handled yet is so by this run."""
         if not handled:
             return
         which = and_(causes.c.kind == bindparam("of_kind"), causes.c.key == bindparam("of_key"))

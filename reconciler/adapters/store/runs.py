@@ -61,8 +61,9 @@ class Runs(Manifests):
             ]
             connection.execute(insert(jobs), children)
             own = {"source": new.key.source, "name": new.key.name, "seen_digest": new.coverage_digest}
-            seen = [{**own, "host": host.name, "success_digest": None} for host in new.hosts]
-            upsert(connection, host_records, seen, keep=("success_digest",))
+            known = {"success_digest": None, "success_playbook": None}
+            seen = [{**own, **known, "host": host.name} for host in new.hosts]
+            upsert(connection, host_records, seen, keep=tuple(known))
             self.handle_causes(connection, new.key, new.handles, new.job_id)
             self.tell(connection, new.key, "RunOpened", new.job_id, new.cause.kind.value, storable(new.cause.message))
         return True
@@ -118,6 +119,12 @@ class Runs(Manifests):
             tally.write(connection)
             self.tell(connection, JobKey(row.source, row.name), "RunFinished", run, reason.value, storable(message))
         return True
+
+    def open_runs(self) -> Sequence[tuple[JobKey, str]]:
+        unfinished = and_(jobs.c.is_batch_job, jobs.c.status.in_(OPEN_RUN))
+        query = select(jobs.c.source, jobs.c.name, jobs.c.job_id).where(unfinished).order_by(jobs.c.id)
+        with self.read() as connection:
+            return tuple((JobKey(row.source, row.name), row.job_id) for row in connection.execute(query))
 
     def key_of_run(self, run: str) -> JobKey | None:
         with self.read() as connection:
@@ -176,4 +183,5 @@ def remember_success(connection: Connection, run: Row[tuple[object, ...]], hosts
         return
     statement = update(host_records).where(of_job(host_records, JobKey(run.source, run.name)))
     statement = statement.where(host_records.c.host == bindparam("of_host"))
-    connection.execute(statement.values(success_digest=run.coverage_digest), [{"of_host": host} for host in hosts])
+    values = {"success_digest": run.coverage_digest, "success_playbook": run.playbook_digest}
+    connection.execute(statement.values(values), [{"of_host": host} for host in hosts])

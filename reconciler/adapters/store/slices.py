@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, exists, func, or_, select, update
@@ -250,8 +251,9 @@ def end_slice(
 ) -> bool:
     """The end of a slice, once: outcomes, locks, counters, host records, the run's error and the event.
 
-    Children that the result says nothing of are cancelled if the slice was told to `stop`, else unknown: because it
-    was `lost` (then why), or because nothing was reported. False: it is not at this fence in one of `states`.
+    Children that the result says nothing of are skipped if the slice never started and cancelled if it did and was
+    told to `stop`; else unknown: because it was `lost` (then why), or because nothing was reported. Its process only
+    knows that it was told to stop: why, is added here. False: it is not at this fence in one of `states`.
     """
     now = store.clock.now()
     told = stop or told_to_stop(connection, slice_id)
@@ -263,7 +265,8 @@ def end_slice(
         return False
     row, run = slice_and_run(connection, slice_id)
     proven = {outcome.host: outcome for outcome in result.outcomes}
-    outcomes = [proven.get(host) or _unproven(host, told, lost) for host in row.hosts]
+    unproven = partial(_unproven, started=row.started_at is not None, told=told, lost=lost)
+    outcomes = [_for_the_reason(told, proven.get(host) or unproven(host)) for host in row.hosts]
     tally = Tally()
     _record_outcomes(connection, row, run, outcomes, now, tally)
     connection.execute(delete(host_locks).where(host_locks.c.slice == slice_id))
@@ -281,9 +284,17 @@ def end_slice(
     return True
 
 
-def _unproven(host: str, told: Stop | None, lost: str | None) -> HostOutcome:
+def _for_the_reason(told: Stop | None, outcome: HostOutcome) -> HostOutcome:
+    if told is None or outcome.status is not ChildStatus.CANCELLED:
+        return outcome
+    inside = f" (in task {outcome.task})" if outcome.task else ""
+    return replace(outcome, reason=told.reason, message=f"{told.message or outcome.message}{inside}")
+
+
+def _unproven(host: str, *, started: bool, told: Stop | None, lost: str | None) -> HostOutcome:
     if told is not None:
-        return HostOutcome(host, ChildStatus.CANCELLED, told.reason, told.message)
+        status = ChildStatus.CANCELLED if started else ChildStatus.SKIPPED
+        return HostOutcome(host, status, told.reason, told.message)
     if lost is not None:
         return HostOutcome(host, ChildStatus.UNKNOWN, Reason.SLICE_LOST, lost)
     return HostOutcome(host, ChildStatus.UNKNOWN, Reason.COMPANION_MISSING, NOT_REPORTED)

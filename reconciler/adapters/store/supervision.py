@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import Connection, and_, select, update
 
 from reconciler.adapters.store.database import Database
 from reconciler.adapters.store.rows import OPEN_SLICE, slice_of, storable
@@ -36,10 +36,18 @@ class Supervision(Database):
             job = connection.execute(select(jobs.c.source, jobs.c.name).where(jobs.c.job_id == run)).one()
             key = JobKey(job.source, job.name)
             self.tell(connection, key, "SlicesStopping", run, stop.reason.value, stop.message)
-            planned = (SliceState.PLANNED.value,)
             for row in rows:
-                if row.state in planned:
-                    end_slice(self, connection, SliceId(row.id), row.fence, planned, PlaybookResult(()), stop=stop)
+                self._withdraw(connection, SliceId(row.id), row.fence, stop)
+
+    def withdraw_slices(self, ids: Sequence[SliceId], stop: Stop) -> None:
+        stop = Stop(stop.reason, storable(stop.message))
+        with self.write() as connection:
+            for row in connection.execute(select(slices.c.id, slices.c.fence).where(slices.c.id.in_(ids))).all():
+                self._withdraw(connection, SliceId(row.id), row.fence, stop)
+
+    def _withdraw(self, connection: Connection, slice_id: SliceId, fence: int, stop: Stop) -> None:
+        planned = (SliceState.PLANNED.value,)
+        end_slice(self, connection, slice_id, fence, planned, PlaybookResult(()), stop=stop)
 
     def requeue(self, slice_id: SliceId, fence: int, not_before: datetime, message: str) -> bool:
         with self.write() as connection:

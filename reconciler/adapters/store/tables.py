@@ -210,6 +210,7 @@ host_records = Table(
     Column("name", _name(63), primary_key=True),
     Column("host", _name(), primary_key=True),
     Column("success_digest", _name(64)),
+    Column("success_playbook", _name(64)),  # NULL: succeeded before this was kept
     Column("seen_digest", _name(64), nullable=False),
 )
 

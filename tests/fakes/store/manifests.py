@@ -42,8 +42,10 @@ class Manifests(Memory):
     @one_at_a_time
     def drop_causes(self, key: JobKey, causes: Sequence[Cause]) -> None:
         for cause in causes:
-            self._causes[key, cause.kind, cause.key].handled = True
-            self._tell(key, "CauseDropped", reason=cause.kind, text=cause.message)
+            known = self._causes.get((key, cause.kind, cause.key))
+            if known is not None and not known.handled:
+                del self._causes[key, cause.kind, cause.key]
+                self._tell(key, "CauseDropped", reason=cause.kind, text=cause.message)
 
     @one_at_a_time
     def at_rest(self, source: str) -> frozenset[str]:

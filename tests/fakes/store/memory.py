@@ -126,6 +126,8 @@ class Memory:
         self._sequence = 0
         self._lines: list[KeptLine] = []
         self._line = 0
+        self.servers: dict[tuple[str, str], dict[str, Host]] = {}
+        """By source and inventory, then by name; nothing reads them through the port."""
         self._counters: defaultdict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
 
     def _of(self, key: JobKey) -> list[KeptRun]:
@@ -158,7 +160,11 @@ class Memory:
         if not state.new.spec.check_mode:
             records = self._records[state.new.key]
             for host in hosts:
-                records[host] = replace(records[host], success_digest=state.new.coverage_digest)
+                records[host] = replace(
+                    records[host],
+                    success_digest=state.new.coverage_digest,
+                    success_playbook=state.new.playbook_digest,
+                )
 
     @one_at_a_time
     def ping(self) -> None:
@@ -184,4 +190,4 @@ class Memory:
 
     @one_at_a_time
     def save_servers(self, source: str, inventory: str, hosts: Sequence[Host]) -> None:
-        """Nothing reads servers through the port."""
+        self.servers.setdefault((source, inventory), {}).update({host.name: host for host in hosts})

@@ -39,7 +39,9 @@ class Runs(Memory):
         records = self._records[new.key]
         for host in new.hosts:
             before = records.get(host.name)
-            records[host.name] = HostRecord(before.success_digest if before else None, new.coverage_digest)
+            records[host.name] = (
+                replace(before, seen_digest=new.coverage_digest) if before else HostRecord(None, new.coverage_digest)
+            )
         for cause in new.handles:
             self._causes[new.key, cause.kind, cause.key].handled = True
         self._tell(new.key, "RunOpened", new.job_id, new.cause.kind, new.cause.message)
@@ -71,6 +73,10 @@ class Runs(Memory):
             self._count_duration("run_duration_seconds", status.value)
         self._tell(state.new.key, "RunFinished", run, reason, message)
         return True
+
+    @one_at_a_time
+    def open_runs(self) -> Sequence[tuple[JobKey, str]]:
+        return tuple((run.new.key, name) for name, run in self._runs.items() if run.run.open)
 
     @one_at_a_time
     def key_of_run(self, run: str) -> JobKey | None:

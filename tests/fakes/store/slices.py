@@ -122,7 +122,9 @@ class Slices(Memory):
         ended = SliceState.CANCELLED if told else SliceState.LOST if lost else SliceState.FINISHED
         each.part = replace(part, state=ended, lease_expires_at=None, stop=told.reason if told else None)
         proven = {outcome.host: outcome for outcome in result.outcomes}
-        outcomes = [proven.get(host) or _unproven(host, told, lost) for host in part.hosts]
+        started = part.started_at is not None
+        known = (proven.get(host) or _unproven(host, started, told, lost) for host in part.hosts)
+        outcomes = [_for_the_reason(told, outcome) for outcome in known]
         for outcome in outcomes:
             self._record(state, part, outcome, now)
         self._remember(state, [outcome.host for outcome in outcomes if outcome.status is ChildStatus.SUCCESS])
@@ -153,9 +155,17 @@ class Slices(Memory):
             self._count_duration("child_duration_seconds", outcome.status.value)
 
 
-def _unproven(host: str, told: Stop | None, lost: bool) -> HostOutcome:
+def _for_the_reason(told: Stop | None, outcome: HostOutcome) -> HostOutcome:
+    if told and outcome.status is ChildStatus.CANCELLED:
+        inside = f" (in task {outcome.task})" if outcome.task else ""
+        return replace(outcome, reason=told.reason, message=f"{told.message or outcome.message}{inside}")
+    return outcome
+
+
+def _unproven(host: str, started: bool, told: Stop | None, lost: bool) -> HostOutcome:
     if told:
-        return HostOutcome(host, ChildStatus.CANCELLED, told.reason, told.message)
+        status = ChildStatus.CANCELLED if started else ChildStatus.SKIPPED
+        return HostOutcome(host, status, told.reason, told.message)
     if lost:
         return HostOutcome(host, ChildStatus.UNKNOWN, Reason.SLICE_LOST, "the process vanished")
     return HostOutcome(host, ChildStatus.UNKNOWN, Reason.COMPANION_MISSING, "nothing was reported of this host")

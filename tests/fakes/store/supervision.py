@@ -9,7 +9,7 @@ from datetime import datetime
 from reconciler.core.facts import Slice, SliceId, SliceState, Stop
 from reconciler.core.reasons import Reason
 from reconciler.ports import PlaybookResult, Spool
-from tests.fakes.store.memory import one_at_a_time
+from tests.fakes.store.memory import KeptRun, KeptSlice, one_at_a_time
 from tests.fakes.store.slices import Slices
 
 UNSTARTED = (SliceState.PLANNED, SliceState.CLAIMED)
@@ -29,8 +29,17 @@ class Supervision(Slices):
         for each in untold:
             each.stop = stop
             each.part = replace(each.part, stop=stop.reason)
-            if each.part.state is SliceState.PLANNED:
-                self._end(state, each, PlaybookResult(()), stop=stop)
+            self._withdraw(state, each, stop)
+
+    @one_at_a_time
+    def withdraw_slices(self, ids: Sequence[SliceId], stop: Stop) -> None:
+        for found in map(self._find, ids):
+            if found is not None:
+                self._withdraw(*found, stop)
+
+    def _withdraw(self, state: KeptRun, each: KeptSlice, stop: Stop) -> None:
+        if each.part.state is SliceState.PLANNED:
+            self._end(state, each, PlaybookResult(()), stop=stop)
 
     @one_at_a_time
     def requeue(self, slice_id: SliceId, fence: int, not_before: datetime, message: str) -> bool:

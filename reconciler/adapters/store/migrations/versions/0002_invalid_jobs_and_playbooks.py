@@ -1,4 +1,4 @@
-"""The status of names that no valid manifest ever had."""
+"""The status of names that no valid manifest ever had; which playbook a host last succeeded with."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,3 +15,4 @@ def upgrade() -> None:
         sa.Column("status", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("source", "name", name=op.f("pk_invalid_jobs")),
     )
+    op.add_column("host_records", sa.Column("success_playbook", sa.String(length=64), nullable=True))
