@@ -153,6 +153,7 @@ def build_preview(
         Resolver(build_inventory(settings), Limits(settings.max_running)),
         store.manifests(SOURCE) if store is not None else {},
         store.observe if store is not None else lambda _: Observed(),
+        store.pending_requests if store is not None else lambda _: (),
         SystemClock().now(),
     )
 

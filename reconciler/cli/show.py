@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from reconciler.core.facts import Cause, ChildStatus
-from reconciler.core.planning import Desired, Plan
-from reconciler.core.status import JobStatus, Phase
+from reconciler.core.planning import Desired, Plan, Verdict
+from reconciler.core.status import Condition, ConditionType, JobStatus, Phase
 
 PIPE_WIDTH = 200
 """Columns of a table that no terminal shows."""
@@ -46,6 +46,19 @@ _CHILD = {
     ChildStatus.PENDING: "yellow",
     ChildStatus.SKIPPED: "dim",
     ChildStatus.CANCELLED: "magenta",
+}
+
+
+_WHY_NOTHING = {
+    Verdict.CONVERGED: "what the manifest asks for has succeeded",
+    Verdict.FAILED: "it failed; a changed manifest or playbook runs it again, and so does: reconciler trigger {name}",
+    Verdict.CANCELLED: "it was cut short; reconciler trigger {name} runs it again",
+    Verdict.IDLE: "nothing has asked for it; reconciler trigger {name} does",
+    Verdict.PROGRESSING: "its run is in progress",
+    Verdict.WAITING: "it waits",
+    Verdict.STALLED: "it stands",
+    Verdict.SUSPENDED: "it is suspended",
+    Verdict.REMOVED: "its manifest is gone",
 }
 
 
@@ -126,7 +139,17 @@ def preview(desired: Desired, causes: Sequence[Cause], planned: Plan) -> None:
     for warning in planned.warnings:
         out.print(f"  [yellow]warning[/] {escape(warning)}")
     if not planned.actions and planned.blocked is None:
-        out.print("  nothing would run")
+        out.print(f"  nothing would run: {escape(_WHY_NOTHING[planned.verdict].format(name=key.name))}")
+
+
+def _telling(conditions: Sequence[Condition]) -> Iterator[Condition]:
+    """Those that are not as they should be; Ready only where none of the others says the same."""
+    others = {(other.reason, other.message) for other in conditions if other.type is not ConditionType.READY}
+    for condition in conditions:
+        repeated = condition.type is ConditionType.READY and (condition.reason, condition.message) in others
+        wrong = condition.status == "False" or condition.type in (ConditionType.STALLED, ConditionType.SUSPENDED)
+        if wrong and not repeated:
+            yield condition
 
 
 def one(job: JobStatus) -> Group:
@@ -145,9 +168,8 @@ def one(job: JobStatus) -> Group:
     line(
         f"  coverage: {covered.up_to_date} of {covered.selected} up to date, {covered.behind} behind, {covered.never} never"
     )
-    for condition in body.conditions:
-        if condition.type in ("Stalled", "Suspended") or condition.status == "False":
-            line(f"  {condition.type}={condition.status} {condition.reason}: {escape(condition.message)}")
+    for condition in _telling(body.conditions):
+        line(f"  {condition.type}={condition.status} {condition.reason}: {escape(condition.message)}")
     for warning in body.warnings:
         line(f"  [yellow]warning[/] {escape(warning)}")
     if body.failures:

@@ -1,7 +1,6 @@
 """Which causes a job has that nobody wrote down yet: the playbook changed, hosts joined, a removed manifest is back.
 
-A change of the manifest is noticed when it is accepted (catalogue.py), a request when it is read (reconcile.py). What
-is left is found here by comparing what is wanted with what ran. Each cause has a key that is the same however often it
+A change of the manifest is noticed when it is accepted (catalogue.py), a request when it is read. What is left is found here by comparing what is wanted with what ran. Each cause has a key that is the same however often it
 is found, and another one the next time the same thing happens.
 """
 
@@ -13,7 +12,7 @@ from reconciler.core.facts import CauseKind, Observed, RunStatus
 from reconciler.core.manifest import OnHostsJoined, RunOn
 from reconciler.core.planning import Blocked, Desired, left_behind
 from reconciler.core.reasons import Reason
-from reconciler.ports import NewCause
+from reconciler.ports import NewCause, Request
 
 
 def due_causes(desired: Desired, observed: Observed) -> tuple[NewCause, ...]:
@@ -22,6 +21,12 @@ def due_causes(desired: Desired, observed: Observed) -> tuple[NewCause, ...]:
         return ()
     found = (_playbook_changed(desired, observed), _hosts_joined(desired, observed), _returned(desired, observed))
     return tuple(cause for cause in found if cause is not None)
+
+
+def trigger_cause(request: Request) -> NewCause:
+    """What a person's request for a run comes to."""
+    message = request.reason or f"asked for by {request.by}"
+    return NewCause(request.key, CauseKind.REQUESTED, f"request:{request.id}", message)
 
 
 def _playbook_changed(desired: Desired, observed: Observed) -> NewCause | None:

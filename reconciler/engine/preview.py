@@ -10,9 +10,9 @@ from reconciler.core.facts import Cause, JobKey, ManifestRecord, Observed
 from reconciler.core.planning import Desired, Plan, plan
 from reconciler.core.reading import Rejected
 from reconciler.engine.catalogue import Catalogue
-from reconciler.engine.causes import due_causes
+from reconciler.engine.causes import due_causes, trigger_cause
 from reconciler.engine.resolve import Resolver
-from reconciler.ports import NewCause, Snapshot
+from reconciler.ports import NewCause, Request, RequestKind, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,11 @@ def preview(
     resolver: Resolver,
     records: Mapping[str, ManifestRecord],
     observe: Callable[[JobKey], Observed],
+    requests: Callable[[JobKey], Sequence[Request]],
     now: datetime,
 ) -> tuple[Sequence[Preview], Sequence[Rejected]]:
-    """Every job of the snapshot, and what was rejected. `records` and `observe` say what has been; nothing is changed."""
+    """Every job of the snapshot, and what was rejected. `records`, `observe` and `requests` say what has been and what
+    was asked for; nothing is changed."""
     decision = catalogue.decide(catalogue.read(snapshot), records, snapshot.revision, now)
     after = {**records, **{record.key.name: record for record in decision.changed}}
     found = []
@@ -41,8 +43,14 @@ def preview(
             continue
         observed = observe(record.key)
         desired = resolver.resolve(record, snapshot)
-        asked = [cause for cause in decision.causes if cause.key == record.key]
-        new = tuple(_as_cause(cause, now) for cause in (*asked, *due_causes(desired, observed)))
+        changed = [cause for cause in decision.causes if cause.key == record.key]
+        asked = [trigger_cause(each) for each in requests(record.key) if each.kind is RequestKind.TRIGGER]
+        known = {(cause.kind, cause.key) for cause in observed.causes}
+        new = tuple(
+            _as_cause(cause, now)
+            for cause in (*changed, *asked, *due_causes(desired, observed))
+            if (cause.kind, cause.cause) not in known
+        )
         observed = replace(observed, causes=(*observed.causes, *new))
         found.append(Preview(desired, observed.causes, plan(desired, observed, now)))
     return found, decision.rejected

@@ -20,7 +20,6 @@ import structlog
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import (
     Cause,
-    CauseKind,
     JobKey,
     ManifestRecord,
     Observed,
@@ -48,7 +47,7 @@ from reconciler.core.planning import (
 )
 from reconciler.core.reasons import Reason
 from reconciler.core.report import WaitsFor, report
-from reconciler.engine.causes import due_causes
+from reconciler.engine.causes import due_causes, trigger_cause
 from reconciler.engine.resolve import Resolver, blocked_by
 from reconciler.ports import (
     Admitted,
@@ -57,7 +56,6 @@ from reconciler.ports import (
     Executor,
     JobStore,
     Liveness,
-    NewCause,
     NewRun,
     NewSlice,
     NewWave,
@@ -287,9 +285,7 @@ class Reconciler:
                 if record is None or record.removed_at is not None:
                     self._store.refuse_request(request, "refused: the manifest is gone from its source")
                     return
-                message = request.reason or f"asked for by {request.by}"
-                cause = NewCause(request.key, CauseKind.REQUESTED, f"request:{request.id}", message)
-                self._store.accept_trigger(request, cause)
+                self._store.accept_trigger(request, trigger_cause(request))
             case RequestKind.CANCEL:
                 run = observed.run
                 if run is None or not run.open or run.job_id != request.run:
