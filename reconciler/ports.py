@@ -288,6 +288,11 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Outdated:
+    """The run is not any more as it was when this wave was planned: look again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Busy:
     """Not now. `reason` is HostsBusy or NoFreeSlots; `holder` is a job (`source/name`) it waits for."""
 
@@ -410,7 +415,7 @@ class JobStore(SliceStore, Protocol):
     def open_run(self, new: NewRun) -> bool:
         """False: it is already there. Children are `pending`; every cause in `handles` becomes handled."""
 
-    def admit(self, wave: NewWave, max_running: int) -> Admitted | Busy:
+    def admit(self, wave: NewWave, max_running: int) -> Admitted | Busy | Outdated:
         """Decide in one transaction: free slots, one lock per host_key (all or none), each child's wave and attempt."""
 
     def skip(self, run: str, hosts: Sequence[str], reason: Reason, message: str) -> None:

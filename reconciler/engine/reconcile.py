@@ -401,8 +401,7 @@ class Reconciler:
         answer = self._store.admit(wave, self._max_running)
         if isinstance(answer, Admitted):
             log.info("wave_admitted", run=action.run, wave=action.number, hosts=len(wave.hosts))
-            return None
-        return answer
+        return answer if isinstance(answer, Busy) else None
 
     def _start(self, part: StartSlice) -> None:
         if self._executor.liveness(part.id, part.fence) is Liveness.ALIVE:

@@ -210,6 +210,15 @@ def test_ssh_fleet_on_real_sshd(tmp_path: Path, ssh_fleet: MakeFleet) -> None:
     result = reconciler(tmp_path, "run", "--once", str(source), "--config", str(config))
     assert result.returncode == 0, result.stdout + result.stderr
 
+    on_request = status_of(state, "restart-database")
+    assert (on_request["phase"], on_request["run"]) == ("Pending", None)
+    manifest = source / "jobs" / "restart-database.yaml"
+    asked = manifest.read_text().replace("  # annotations:", "  annotations:")
+    assert asked != manifest.read_text()
+    manifest.write_text(asked)
+    result = reconciler(tmp_path, "run", "--once", str(source), "--config", str(config))
+    assert result.returncode == 0, result.stdout + result.stderr
+
     expected = {"baseline": len(names), "web": 4, "web-canary": 1, "restart-database": 2}
     for name, number in expected.items():
         status = status_of(state, name)

@@ -9,7 +9,7 @@ import pytest
 
 from reconciler.core.facts import ChildStatus, RunStatus, SliceState, Stop
 from reconciler.core.reasons import Reason
-from reconciler.ports import Admitted, Busy
+from reconciler.ports import Admitted, Busy, Outdated
 from tests.builders import JOB, OTHER_JOB, all_succeeded, hosts, make_host, make_request, make_wave
 from tests.contracts.stores import PLENTY, World
 
@@ -167,7 +167,7 @@ def test_a_run_that_has_ended_starts_nothing(world: World) -> None:
     run = world.open_run(WEB)
     world.store.finish_run(run, RunStatus.FAILED, Reason.HOSTS_FAILED, "")
 
-    assert world.store.admit(make_wave(run, ["web-1"]), PLENTY) == Busy(Reason.CANCELLED, str(JOB))
+    assert world.store.admit(make_wave(run, ["web-1"]), PLENTY) == Outdated()
 
 
 def test_a_run_that_is_to_stop_starts_nothing(world: World) -> None:
@@ -176,14 +176,14 @@ def test_a_run_that_is_to_stop_starts_nothing(world: World) -> None:
     world.store.add_request(request)
     world.store.accept_cancel(request, Stop(Reason.CANCELLED))
 
-    assert world.store.admit(make_wave(run, ["web-1"]), PLENTY) == Busy(Reason.CANCELLED, str(JOB))
+    assert world.store.admit(make_wave(run, ["web-1"]), PLENTY) == Outdated()
 
 
 def test_a_wave_never_overlaps_another_of_its_run(world: World) -> None:
     run = world.open_run(WEB)
     world.admit(run, ["web-1"])
 
-    assert world.store.admit(make_wave(run, ["web-2"], number=2), PLENTY) == Busy(Reason.PROGRESSING, str(JOB))
+    assert world.store.admit(make_wave(run, ["web-2"], number=2), PLENTY) == Outdated()
 
 
 def test_a_host_that_has_ended_is_not_started_again(world: World) -> None:
@@ -191,5 +191,5 @@ def test_a_host_that_has_ended_is_not_started_again(world: World) -> None:
     world.run_wave(run, "web-1")
 
     again = make_wave(run, ["web-1", "web-2"], number=2)
-    assert world.store.admit(again, PLENTY) == Busy(Reason.PROGRESSING, str(JOB))
+    assert world.store.admit(again, PLENTY) == Outdated()
     assert world.child("web-2").wave is None

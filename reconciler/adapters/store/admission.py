@@ -14,14 +14,14 @@ from reconciler.adapters.store.servers import in_parts
 from reconciler.adapters.store.tables import attempts, host_locks, jobs, slices
 from reconciler.core.facts import ChildStatus, JobKey, SliceState
 from reconciler.core.reasons import Reason
-from reconciler.ports import Admitted, Busy, NewWave
+from reconciler.ports import Admitted, Busy, NewWave, Outdated
 
 STILL_WAITING = timedelta(seconds=60)
 """A run that waits for slots keeps its place so long after it last asked."""
 
 
 class Admission(Database):
-    def admit(self, wave: NewWave, max_running: int) -> Admitted | Busy:
+    def admit(self, wave: NewWave, max_running: int) -> Admitted | Busy | Outdated:
         now = self.clock.now()
         with self.write() as connection:
             # The row of the run is held, so that its end or a stop can't come in between on any database.
@@ -30,10 +30,10 @@ class Admission(Database):
             if _written_down(connection, wave):
                 return Admitted()
             if run.status not in OPEN_RUN or run.stop_reason is not None:
-                return Busy(Reason.CANCELLED, str(own))
+                return Outdated()
             children = _pending_children(connection, run, wave.hosts)
             if len(children) < len(wave.hosts) or _has_open_slice(connection, run):
-                return Busy(Reason.PROGRESSING, str(own))
+                return Outdated()
             keys = {host: child.host_key for host, child in children.items()}
             holder = str(own) if _shares_a_host(wave, keys) else _lock_holder(connection, keys.values())
             if holder is not None:

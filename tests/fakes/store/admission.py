@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from reconciler.core.facts import ChildStatus, Slice, SliceState
 from reconciler.core.reasons import Reason
-from reconciler.ports import Admitted, Busy, NewWave
+from reconciler.ports import Admitted, Busy, NewWave, Outdated
 from tests.fakes.store.memory import KeptRun, KeptSlice, Memory, one_at_a_time
 
 STILL_WAITING = timedelta(seconds=60)
@@ -15,14 +15,14 @@ STILL_WAITING = timedelta(seconds=60)
 
 class Admission(Memory):
     @one_at_a_time
-    def admit(self, wave: NewWave, max_running: int) -> Admitted | Busy:
+    def admit(self, wave: NewWave, max_running: int) -> Admitted | Busy | Outdated:
         run, own = self._runs[wave.run], str(self._runs[wave.run].new.key)
         if all(part.id in run.slices for part in wave.slices):
             return Admitted()
         if not run.run.open or run.run.stop is not None:
-            return Busy(Reason.CANCELLED, own)
+            return Outdated()
         if run.open_slices or any(run.children[host].status is not ChildStatus.PENDING for host in wave.hosts):
-            return Busy(Reason.PROGRESSING, own)
+            return Outdated()
         locks = [frozenset(run.children[host].host_key for host in part.hosts) for part in wave.slices]
         holder = own if sum(map(len, locks)) > len(frozenset().union(*locks)) else self._lock_holder(locks)
         if holder is not None:
