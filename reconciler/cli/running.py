@@ -156,14 +156,9 @@ def _sum_up(store: SqlStore, daemon: Daemon, *, interrupted: bool) -> None:
     rejected = [entry for source in sources for entry in source.status.rejected]
     for entry in rejected:
         show.problem(entry.path, entry.line, entry.column, entry.message, entry.hint)
-    unread = [
-        condition.message
-        for source in sources
-        for condition in source.status.conditions
-        if condition.type is ConditionType.READY and condition.status == "False"
-    ]
-    for message in unread:
-        complain(f"the source could not be read: {message}")
+    problems = daemon.problems()
+    for message in problems:
+        complain(message)
     failures = daemon.failures()
     for key, failed in sorted(failures.items()):
         complain(f"{key} could not be looked at ({failed.times} times): {failed.message}")
@@ -171,9 +166,9 @@ def _sum_up(store: SqlStore, daemon: Daemon, *, interrupted: bool) -> None:
         raise typer.Exit(INTERRUPTED)
     if rejected:
         raise typer.Exit(USAGE)
-    if failures:
+    if failures or any(error.reason is Reason.STORE_UNAVAILABLE for error in daemon.unsynced().values()):
         raise typer.Exit(CANNOT_TELL)
-    if unread or not all(_in_order(job) for job in statuses):
+    if problems or not all(_in_order(job) for job in statuses):
         raise typer.Exit(FAILED)
 
 

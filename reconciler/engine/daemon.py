@@ -95,6 +95,7 @@ class Daemon:
         self._waiting: set[JobKey] = set()
         self._alarms: set[JobKey] = set()
         self._failed: dict[JobKey, FailedLook] = {}
+        self._unsynced: dict[str, ReconcilerError] = {}
         self._seen = 0
         self._restarts: Mapping[SliceId, int] = {}
         self._draining = False
@@ -118,7 +119,7 @@ class Daemon:
         if once:
             return
         self._thread(lambda: self._every(self._pace.resync, self.resync), "resync")
-        self._thread(lambda: self._every(self._pace.trim, self.trim, at_once=True), "trim")
+        self._thread(lambda: self._every(self._pace.trim, self._trim, at_once=True), "trim")
         for keeper in self._keepers.values():
             self._thread(self._watcher(keeper), f"watch-{keeper.source.name}")
 
@@ -130,14 +131,20 @@ class Daemon:
             thread.join(timeout=30)
 
     def problems(self) -> tuple[str, ...]:
-        """Sources that can't be read now, a line each."""
-        return tuple(
+        """Sources that can't be read now, or whose manifests can't be recorded, a line each."""
+        unsynced = self.unsynced()
+        held = (
             f"source {name}: {condition.message}"
             for name, keeper in self._keepers.items()
-            if keeper.status is not None
+            if keeper.status is not None and name not in unsynced
             for condition in keeper.status.status.conditions
             if condition.type is ConditionType.READY and condition.status == "False"
         )
+        return (*(f"source {name}: {error}" for name, error in unsynced.items()), *held)
+
+    def unsynced(self) -> Mapping[str, ReconcilerError]:
+        """Why the last sync of a source failed; those whose last one succeeded are left out."""
+        return dict(self._unsynced)
 
     def slice_ended(self) -> None:
         """The process of a slice is over: see what it left."""
@@ -167,22 +174,26 @@ class Daemon:
 
     def _nothing_left(self) -> bool:
         open_slices = self._store.open_slices()
-        unstartable = [part for part in open_slices if self._seems_unstartable(part)]
-        if len(open_slices) > len(unstartable):
+        hopeless = [part for part in open_slices if self._seems_hopeless(part)]
+        if len(open_slices) > len(hopeless):
             return False
         if self._store.last_event() != self._seen or self.queue.next_due() == 0.0:
             return False
         if self._draining:
             return True
         trying = any(failed.times < GIVE_UP for failed in tuple(self._failed.values()))
-        for_them = {self._store.key_of_run(part.run) for part in unstartable}
+        for_them = {self._store.key_of_run(part.run) for part in hopeless}
         return not trying and not self._waiting - for_them and not self._alarms - for_them
 
-    def _seems_unstartable(self, part: Slice) -> bool:
-        since_start = part.restarts - self._restarts.get(part.id, 0)
-        if part.state is not SliceState.PLANNED or since_start < GIVE_UP:
+    def _seems_hopeless(self, part: Slice) -> bool:
+        """Nothing runs for it, and again and again it could not be started, or what became of it not be recorded."""
+        if self._executor.liveness(part.id, part.fence) is Liveness.ALIVE:
             return False
-        return self._executor.liveness(part.id, part.fence) is not Liveness.ALIVE
+        if part.state is SliceState.PLANNED and part.restarts - self._restarts.get(part.id, 0) >= GIVE_UP:
+            return True
+        key = self._store.key_of_run(part.run)
+        failed = self._failed.get(key) if key is not None else None
+        return failed is not None and failed.times >= GIVE_UP
 
     def failures(self) -> Mapping[JobKey, FailedLook]:
         """Looks that could not be finished so far."""
@@ -217,15 +228,21 @@ class Daemon:
         try:
             changed = keeper.sync()
         except ReconcilerError as error:
+            self._unsynced[name] = error
             self._meter.synced(name, "error", self._clock.monotonic() - started)
             log.warning("source_not_read", source=name, reason=error.reason.value, why=str(error))
-            for key, _ in self._store.open_runs():  # what is in progress is seen to its end all the same
-                self.queue.add(key)
+            self._attempt(self._go_on_with_open_runs)
             return
+        self._unsynced.pop(name, None)
         self._meter.synced(name, "success", self._clock.monotonic() - started)
         if everything:
             changed |= {record.key for record in self._store.manifests(name).values()} - self._reconciler.resting(name)
         for key in sorted(changed):
+            self.queue.add(key)
+
+    def _go_on_with_open_runs(self) -> None:
+        """What is in progress is seen to its end, even if its source can't be read."""
+        for key, _ in self._store.open_runs():
             self.queue.add(key)
 
     def resync(self) -> None:
@@ -238,6 +255,10 @@ class Daemon:
             self._executor.forget(slice_id)
 
     def trim(self) -> None:
+        """The last thing that `run --once` does: what the daemon does every hour."""
+        self._attempt(self._trim)
+
+    def _trim(self) -> None:
         """Remove what the `history` of each manifest, and nobody who reads events, keeps any longer."""
         for name in self._keepers:
             for record in self._store.manifests(name).values():
@@ -271,7 +292,7 @@ class Daemon:
 
     def _add_job_of(self, run: str) -> None:
         key = self._store.key_of_run(run)
-        if key is not None:
+        if key is not None and key not in self._failed:  # one whose looks fail has its own time to come again
             self.queue.add(key)
 
     # -- looking at jobs ---------------------------------------------------------------------------------------------

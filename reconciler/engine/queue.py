@@ -22,8 +22,9 @@ from reconciler.core.facts import JobKey
 from reconciler.ports import Clock
 
 BACKOFF_FIRST = 1.0
-BACKOFF_MOST = 300.0
-"""Seconds between tries of a key that keeps failing: 1, 2, 4, … up to 5 minutes, each plus or minus a fifth."""
+BACKOFF_MOST = 60.0
+"""Seconds between tries of a key that keeps failing: 1, 2, 4, … up to a minute, each plus or minus a fifth. It is no
+longer, for what failed may be a database that is back by now, with hosts whose outcome waits to be recorded."""
 
 
 @dataclass(frozen=True, slots=True)

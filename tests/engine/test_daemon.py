@@ -136,6 +136,39 @@ def test_once_gives_up_on_a_slice_that_never_starts_and_leaves_it_to_the_next(
     assert house.world.run().open
 
 
+def test_once_gives_up_when_what_became_of_a_slice_can_not_be_recorded(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk: everything can be read and nothing be written."""
+
+    def full(*_: object) -> bool:
+        raise Unavailable(Reason.STORE_UNAVAILABLE, "database or disk is full")
+
+    monkeypatch.setattr(queue, "BACKOFF_FIRST", 0.01)
+    house.world.write()
+    house.build(supervise=QUICK).start(once=True)
+    wait_for(lambda: bool(house.world.executor.alive), "a process")
+    monkeypatch.setattr(house.world.store, "requeue", full)
+    slice_id, _ = house.world.the_process()
+    house.world.executor.end(slice_id)
+    wait_for(lambda: house.daemon.rested(0.01), "the daemon to give up")
+    (failed,) = house.daemon.failures().values()
+    assert failed.message == "database or disk is full"
+    assert failed.times < 10, "looks are no more frequent than their backoff says"
+
+
+def test_once_that_can_not_record_what_it_read_says_so(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise Unavailable(Reason.STORE_UNAVAILABLE, "database or disk is full")
+
+    monkeypatch.setattr(house.world.store, "save_manifests", full)
+    house.world.write()
+    house.daemon.start(once=True)
+    house.to_rest()
+    assert house.daemon.problems() == ("source default: database or disk is full",)
+    assert house.daemon.unsynced()["default"].reason is Reason.STORE_UNAVAILABLE
+
+
 def test_the_next_once_tries_at_once_what_could_not_start_before(house: House) -> None:
     house.world.executor.refuses = True
     house.world.write()
