@@ -1,14 +1,18 @@
 """What can be seen in a playbook's text without running it: its questions, and what waves do to it.
 
-Only static things are followed: `import_playbook`, task files named by `import_tasks` and `include_tasks` without a
-template, and the task files of roles. What a template decides is Ansible's to find out.
+Only static things are followed: `import_playbook`, the task files of roles and of `import_tasks` and `include_tasks`
+without a template, and for the content every other file that a text names. What a template decides is Ansible's to
+find out.
 """
 
 from __future__ import annotations
 
+import bisect
+import configparser
 import hashlib
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -40,10 +44,17 @@ REACHED = (
     "test_plugins",
     "vars",
 )
-"""Folders, at the root of a source or beside a playbook, whose files count as the playbook's content."""
+"""Folders, at the root of a source or beside a playbook or task file, whose files count as the playbook's content."""
 
 MOST_FILES = 500
-"""So many task files are looked through; a playbook with more is judged by those."""
+"""So many task files are looked through, and so many files for the names in them; a playbook with more is judged by
+those."""
+
+_PATHS_IN_CONFIG = frozenset({"collections_path", "collections_paths", "library", "module_utils", "roles_path"})
+_WORDS = re.compile(r"""[\s=,'"()\[\]{}|]+""")
+_PLAYBOOK_DIR = re.compile(r"\{\{\s*playbook_dir\s*\}\}")
+_ROLE_PATH = re.compile(r"\{\{\s*role_path\s*\}\}")
+_OF_ROLE = re.compile(r"(?P<role>.+)/(?:defaults|handlers|meta|tasks|vars)/[^/]+")
 
 
 class WarningKind(StrEnum):
@@ -67,38 +78,73 @@ class WaveWarning:
 
 @dataclass(frozen=True, slots=True)
 class PlaybookFacts:
-    """`imports`: the playbooks it imports, itself left out. `prompts`: variables it asks a person for."""
+    """`imports`: the playbooks it imports, itself left out. `named`: every other file that the text of one of them names
+    without a template, those below a folder so named, and what the YAML files among these name in turn. `prompts`:
+    variables it asks a person for."""
 
     imports: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     warnings: tuple[WaveWarning, ...] = ()
 
 
-def inspect_playbook(path: str, read: Read) -> PlaybookFacts:
-    """Look through a playbook. Raises Refused (PathMissing, PathOutsideSource, PlaybookInvalid)."""
-    inspection = _Inspection(read)
+def inspect_playbook(path: str, files: Iterable[str], read: Read) -> PlaybookFacts:
+    """Look through a playbook of a source that has these files. Raises Refused (PathMissing, PathOutsideSource,
+    PlaybookInvalid)."""
+    inspection = _Inspection(_Listing(files), read)
     inspection.playbook(path, named_by="spec.playbook")
-    return PlaybookFacts(tuple(inspection.playbooks[1:]), tuple(inspection.prompts), tuple(inspection.warnings))
+    named = inspection.named() - {*inspection.playbooks}
+    return PlaybookFacts(
+        tuple(inspection.playbooks[1:]), tuple(sorted(named)), tuple(inspection.prompts), tuple(inspection.warnings)
+    )
 
 
-def playbook_digest(path: str, files: Mapping[str, str], imports: Sequence[str], inventory: Sequence[str]) -> str:
+def playbook_digest(
+    path: str, files: Mapping[str, str], facts: PlaybookFacts, inventory: Sequence[str], extra_vars_files: Sequence[str]
+) -> str:
     """One digest over everything that counts as the playbook's content.
 
-    That is: the playbook, the playbooks it imports, ansible.cfg, and every file below one of the folders `REACHED` at
-    the root of the source, beside one of these playbooks, or (variables only) beside the inventory. The inventory
-    itself, and anything else in the source, does not count.
+    That is: the playbook, the playbooks it imports, the files that their text names, extraVarsFiles, ansible.cfg, and
+    every file below one of the folders `REACHED` at the root of the source, beside one of these playbooks and task files,
+    or (variables only) beside the inventory. The inventory itself, and anything else in the source, does not count.
     """
-    books = (path, *imports)
-    besides = {"", *(posixpath.dirname(book) for book in books)}
-    below = {posixpath.join(beside, folder) + "/" for beside in besides for folder in REACHED}
+    books = (path, *facts.imports)
+    besides = {"", *(posixpath.dirname(name) for name in (*books, *facts.named) if name in books or _is_yaml(name))}
+    below = {posixpath.join(beside, folder) for beside in besides for folder in REACHED}
     homes = {entry if entry not in files else posixpath.dirname(entry) for entry in inventory}
-    below |= {posixpath.join(home, folder) + "/" for home in homes for folder in ("group_vars", "host_vars")}
-    prefixes = tuple(below)
-    counted = sorted(name for name in files if name in books or name == "ansible.cfg" or name.startswith(prefixes))
+    below |= {
+        posixpath.normpath(posixpath.join(home, folder)) for home in homes for folder in ("group_vars", "host_vars")
+    }
+    counted = {*books, *facts.named, *map(posixpath.normpath, extra_vars_files), "ansible.cfg"} & files.keys()
+    listing = _Listing(files)
+    for folder in below:
+        counted.update(listing.below(folder))
     digest = hashlib.sha256()
-    for name in counted:
+    for name in sorted(counted):
         digest.update(f"{name}\0{files[name]}\n".encode())
     return digest.hexdigest()
+
+
+class _Listing:
+    """The files of a source, to be asked for one and for those below a folder."""
+
+    def __init__(self, files: Iterable[str]) -> None:
+        self._ordered = sorted(files)
+
+    def has(self, path: str) -> bool:
+        at = bisect.bisect_left(self._ordered, path)
+        return at < len(self._ordered) and self._ordered[at] == path
+
+    def below(self, folder: str) -> Iterator[str]:
+        start = bisect.bisect_left(self._ordered, f"{folder}/")
+        for at in range(start, len(self._ordered)):
+            if not self._ordered[at].startswith(f"{folder}/"):
+                return
+            yield self._ordered[at]
+
+
+def _is_yaml(path: str) -> bool:
+    return path.endswith((".yml", ".yaml"))
 
 
 class _Loader(yaml.CSafeLoader):
@@ -131,7 +177,8 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 class _Inspection:
-    def __init__(self, read: Read) -> None:
+    def __init__(self, files: _Listing, read: Read) -> None:
+        self._files = files
         self._read = read
         self.playbooks: list[str] = []
         self.prompts: list[str] = []
@@ -215,6 +262,59 @@ class _Inspection:
                 if isinstance(role, dict):
                     self._role(role.get("name"))
 
+    # -- what the text names -----------------------------------------------------------------------------------------
+    def named(self) -> set[str]:
+        """Every file that is named by what was looked through, or by a YAML file that is named itself."""
+        found = {path for path in self._task_files if self._files.has(path)}
+        for folder in self._configured():
+            found.update(self._files.below(folder))
+        waiting = [*self.playbooks, *sorted(found)]
+        looked: set[str] = set()
+        while waiting and len(looked) < MOST_FILES:
+            path = waiting.pop(0)
+            if path in looked or not (_is_yaml(path) or path in self.playbooks):
+                continue
+            looked.add(path)
+            new = self._named_in(path) - found
+            found |= new
+            waiting += sorted(new)
+        return found
+
+    def _named_in(self, path: str) -> set[str]:
+        try:
+            data = self._read(path)
+        except Refused:
+            return set()  # it is named, and whoever needs it is told by Ansible
+        found: set[str] = set()
+        folders = {posixpath.dirname(book) for book in self.playbooks}
+        for text in _scalars(data or b""):
+            for written in _instead(text, path, folders):
+                for word in (written, *_WORDS.split(written)):
+                    for base in {"", posixpath.dirname(path), *folders} if word else ():
+                        found.update(self._meant(posixpath.normpath(posixpath.join(base, word))))
+        return found
+
+    def _meant(self, path: str) -> Iterator[str]:
+        """The file of this name, or the files below the folder; a folder with a playbook of ours in it is no content of
+        it, but the place where everything is."""
+        if self._files.has(path):
+            yield path
+        elif path != "." and not any(book.startswith(f"{path}/") for book in self.playbooks):
+            yield from self._files.below(path)
+
+    def _configured(self) -> Iterator[str]:
+        """Folders below the root in which ansible.cfg has Ansible look for roles, modules and plugins."""
+        config = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
+        try:
+            config.read_string((self._read("ansible.cfg") or b"").decode())
+        except (Refused, configparser.Error, UnicodeDecodeError):
+            return  # it is refused where Ansible reads it
+        for section in config.sections():
+            for name, value in config.items(section):
+                if name in _PATHS_IN_CONFIG or name.endswith("_plugins"):
+                    folders = (folder.strip().removeprefix("{{CWD}}/") for folder in value.split(":"))
+                    yield from (posixpath.normpath(folder) for folder in folders if folder)
+
     def _warn(self, kind: WarningKind, message: str, path: str, entry: Mapping[Any, Any], key: str) -> None:
         self.warnings.append(WaveWarning(kind, message, path, entry[_LINE, key]))
 
@@ -226,6 +326,34 @@ def _entries(entries: Sequence[object]) -> Iterator[dict[Any, Any]]:
             yield entry
             for inside in ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always"):
                 yield from _entries(_list(entry.get(inside)))
+
+
+def _scalars(data: bytes) -> Iterator[str]:
+    """The scalars of a YAML text, up to where it ends being one; names of tasks and plays and patterns of hosts left out,
+    for these are words and no paths."""
+    before = ""
+    try:
+        for event in yaml.parse(data, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.ScalarEvent):
+                if before not in ("hosts", "name"):
+                    yield event.value
+                before = event.value
+            elif not isinstance(event, yaml.DocumentStartEvent):
+                before = ""
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return
+
+
+def _instead(text: str, path: str, playbook_folders: Iterable[str]) -> Iterator[str]:
+    """The text with the two folders filled in that everybody writes as templates."""
+    role = _OF_ROLE.fullmatch(path)
+    if role is not None:
+        text = _ROLE_PATH.sub(lambda _: role["role"], text)
+    if _PLAYBOOK_DIR.search(text) is None:
+        yield text
+        return
+    for folder in playbook_folders:
+        yield _PLAYBOOK_DIR.sub(folder.replace("\\", r"\\") or ".", text)
 
 
 def _list(value: object) -> Sequence[object]:

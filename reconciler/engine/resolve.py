@@ -138,10 +138,12 @@ class Resolver:
         spec = record.spec
         inventory = self._inventory_paths(snapshot, spec.inventory)
         try:
-            facts = inspect_playbook(spec.playbook, read)
+            facts, wrong = inspect_playbook(spec.playbook, snapshot.files, read), None
         except Refused as error:
-            return _Inspected(blocked_by(error), playbook_digest(spec.playbook, snapshot.files, (), inventory))
-        digest = playbook_digest(spec.playbook, snapshot.files, facts.imports, inventory)
+            facts, wrong = PlaybookFacts(), blocked_by(error)
+        digest = playbook_digest(spec.playbook, snapshot.files, facts, inventory, spec.extra_vars_files)
+        if wrong is not None:
+            return _Inspected(wrong, digest)
         try:
             for path in spec.extra_vars_files:
                 snapshot.read(path)

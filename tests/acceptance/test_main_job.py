@@ -116,6 +116,33 @@ def test_a_playbook_mended_after_a_failure_runs_again_and_one_changed_after_a_su
     assert work.status()["run"]["id"] == done
 
 
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [
+        ("common/x.yml", "- debug: {msg: right}\n"),
+        ("extra.yml", "wrong: false\n"),
+    ],
+)
+def test_a_file_that_the_playbook_names_mended_after_a_failure_runs_it_again(
+    tmp_path: Path, broken: str, mended: str
+) -> None:
+    work = Workspace(tmp_path, hosts=1)
+    (work.root / "common").mkdir()
+    work.write("common/x.yml", "- fail: {msg: wrong}\n  when: wrong | default(false)\n")
+    work.write("extra.yml", "{}\n")
+    work.write(broken, "wrong: true\n" if mended.startswith("wrong") else "- fail: {msg: wrong}\n")
+    work.write(
+        "playbooks/work.yml",
+        "- hosts: all\n  gather_facts: false\n  tasks:\n    - import_tasks: ../common/x.yml\n",
+    )
+    work.job(extraVarsFiles=["extra.yml"])
+    assert work.once().code == 1
+
+    work.write(broken, mended)
+    assert work.once().code == 0
+    assert work.status()["run"]["cause"] == "PlaybookChanged"
+
+
 def test_a_file_that_turned_invalid_is_no_removal_and_a_deleted_one_is(tmp_path: Path) -> None:
     work = Workspace(tmp_path, hosts=1)
     work.job("work")

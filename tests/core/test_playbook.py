@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from reconciler.core.errors import Refused
@@ -12,7 +14,7 @@ from reconciler.core.reasons import Reason
 def inspect(path: str = "site.yml", **files: str) -> PlaybookFacts:
     """`files` by path, `__` for `/` and `_yml` for `.yml`."""
     contents = {name.replace("__", "/").replace("_yml", ".yml"): text.encode() for name, text in files.items()}
-    return inspect_playbook(path, contents.get)
+    return inspect_playbook(path, contents, contents.get)
 
 
 def warned(facts: PlaybookFacts) -> list[tuple[WarningKind, str, int]]:
@@ -99,39 +101,93 @@ def test_a_missing_playbook_is_told_with_who_names_it() -> None:
     assert refused.value.reason is Reason.PATH_MISSING
 
 
+SITE = """\
+- hosts: web
+  vars_files: [../vars/site.yml]
+  roles: [../shared/roles/base]
+  tasks:
+    - name: see README.md and ../docs/
+      import_tasks: debian.yml
+    - import_tasks: ../common/x.yml
+    - include_tasks: "../by-family/{{ ansible_os_family }}.yml"
+    - include_vars: "{{ playbook_dir }}/../vars/more.yml"
+    - copy: src=../assets/motd dest=/etc/motd
+    - debug: {msg: "{{ lookup('file', '../assets/banner') }}"}
+    - copy: {src: bundle, dest: /opt}
+"""
+
 FILES = {
-    "ansible.cfg": "1",
+    "ansible.cfg": "[defaults]\nroles_path = vendor:/etc/ansible/roles\n",
+    "assets/banner": "1",
+    "assets/motd": "1",
+    "assets/unnamed": "1",
+    "by-family/debian.yml": "- ping:\n",
+    "common/templates/y.j2": "1",
+    "common/unnamed.yml": "1",
+    "common/x.yml": "- include_vars: ../vars/named_by_tasks.yml\n",
+    "docs/index.md": "1",
+    "extra.yml": "1",
     "inventory/hosts.yml": "1",
     "inventory/group_vars/web.yml": "1",
     "jobs/a.yaml": "1",
+    "plays/bundle/x": "1",
+    "plays/debian.yml": "- ping:\n",
     "plays/files/x": "1",
-    "plays/site.yml": "1",
-    "plays/web.yml": "1",
-    "roles/app/tasks/main.yml": "1",
+    "plays/other.yml": "- hosts: db\n",
+    "plays/site.yml": SITE + "- import_playbook: web.yml\n",
+    "plays/web.yml": "- hosts: web\n  roles: [app]\n",
+    "roles/app/tasks/main.yml": "- include_tasks: '{{ role_path }}/../../shared/x.yml'\n",
+    "shared/roles/base/defaults/main.yml": "1",
+    "shared/x.yml": "- ping:\n",
+    "vars/more.yml": "1",
+    "vars/named_by_tasks.yml": "1",
+    "vars/site.yml": "1",
+    "vendor/db/tasks/main.yml": "1",
     "README.md": "1",
+}
+NOT_COUNTED = {
+    "assets/unnamed",
+    "common/unnamed.yml",
+    "docs/index.md",
+    "inventory/hosts.yml",
+    "jobs/a.yaml",
+    "plays/other.yml",
+    "README.md",
 }
 
 
-@pytest.mark.parametrize(
-    ("path", "counts"),
-    [
-        ("ansible.cfg", True),
-        ("inventory/hosts.yml", False),
-        ("inventory/group_vars/web.yml", True),
-        ("jobs/a.yaml", False),
-        ("plays/files/x", True),
-        ("plays/site.yml", True),
-        ("plays/web.yml", True),
-        ("roles/app/tasks/main.yml", True),
-        ("README.md", False),
-    ],
-)
-def test_what_counts_as_the_content_of_a_playbook(path: str, counts: bool) -> None:
-    def digest(files: dict[str, str]) -> str:
-        return playbook_digest("plays/site.yml", files, ["plays/web.yml"], ["inventory/hosts.yml"])
+def digest(files: dict[str, str], *, inventory: str = "inventory/hosts.yml", extra: Sequence[str] = ()) -> str:
+    facts = inspect_playbook("plays/site.yml", files, lambda path: files[path].encode() if path in files else None)
+    return playbook_digest("plays/site.yml", files, facts, [inventory], extra)
 
-    assert (digest(FILES | {path: "2"}) != digest(FILES)) is counts
+
+@pytest.mark.parametrize("path", FILES)
+def test_what_counts_as_the_content_of_a_playbook(path: str) -> None:
+    changed = digest(FILES | {path: f"{FILES[path]}# changed\n"}, extra=["./extra.yml"])
+    assert (changed == digest(FILES, extra=["./extra.yml"])) is (path in NOT_COUNTED)
+
+
+def test_a_file_that_is_put_where_the_text_names_one_counts() -> None:
+    without = {path: text for path, text in FILES.items() if path != "plays/debian.yml"}
+    assert digest(without) != digest(FILES)
+
+
+def test_extra_vars_files_count_for_whoever_names_them() -> None:
+    changed = FILES | {"extra.yml": "2"}
+    assert digest(changed) == digest(FILES)
+    assert digest(changed, extra=["extra.yml"]) != digest(FILES, extra=["extra.yml"])
 
 
 def test_an_inventory_folder_counts_with_its_variables() -> None:
-    assert playbook_digest("p.yml", FILES, [], ["inventory"]) != playbook_digest("p.yml", FILES, [], [])
+    changed = FILES | {"inventory/group_vars/web.yml": "2"}
+    assert digest(changed, inventory="inventory") != digest(FILES, inventory="inventory")
+    assert digest(changed, inventory="elsewhere") == digest(FILES, inventory="elsewhere")
+
+
+def test_files_that_name_each_other_are_looked_through_once() -> None:
+    facts = inspect(
+        site_yml="- hosts: web\n  tasks:\n    - import_tasks: a.yml\n",
+        a_yml="- import_tasks: b.yml\n",
+        b_yml="- import_tasks: a.yml\n- debug: {msg: [\n",
+    )
+    assert facts.named == ("a.yml", "b.yml")
