@@ -228,7 +228,8 @@ def _worker_command(state_dir: Path, config: Path | None) -> Callable[[SliceId, 
     options = ["--state-dir", str(state_dir), *(["--config", str(config.resolve())] if config else [])]
 
     def command(slice_id: SliceId, fence: int) -> Sequence[str]:
-        return [sys.executable, "-m", "reconciler.worker", slice_id, str(fence), *options]
+        # -P: else Python would import from the current directory, which may be a source with a yaml.py at its root.
+        return [sys.executable, "-P", "-m", "reconciler.worker", slice_id, str(fence), *options]
 
     return command
 

@@ -274,6 +274,15 @@ def test_a_slice_killed_after_its_start_is_unknown_and_not_run_again(tmp_path: P
     assert sorted(work.recorded()) == ["h1", "h2"]
 
 
+@pytest.mark.parametrize("name", ["queue.py", "yaml.py"])
+def test_modules_at_the_root_of_a_source_are_none_of_ours(tmp_path: Path, name: str) -> None:
+    work = Workspace(tmp_path, hosts=1)
+    work.job()
+    work.write(name, "raise SystemExit('this is the module of the source')\n")
+    done = work.call("run", "--once", ".", cwd=work.root)
+    assert (done.code, work.status()["phase"]) == (0, "Succeeded")
+
+
 def test_a_second_daemon_on_the_same_state_is_refused(tmp_path: Path) -> None:
     work = Workspace(tmp_path, hosts=1)
     with daemon(work) as process:

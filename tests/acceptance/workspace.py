@@ -88,12 +88,13 @@ class Workspace:
     def command(self, *arguments: str) -> list[str]:
         return [str(Path(sys.executable).with_name("reconciler")), *arguments, "--state-dir", str(self.state)]
 
-    def call(self, *arguments: str) -> Done:
+    def call(self, *arguments: str, cwd: Path | None = None) -> Done:
         done = subprocess.run(
             self.command(*arguments),
             capture_output=True,
             text=True,
             timeout=PATIENCE,
+            cwd=cwd,
             env={**os.environ, "COLUMNS": "200"},
         )
         return Done(done.returncode, done.stdout, done.stderr)
