@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from reconciler.web import WebServer
 
 SOURCE = "default"
+
+PROBES_END = 1.0
+"""Seconds within which whoever only asks whether a daemon runs has let go of its lock."""
 
 
 def ansible_options(settings: Settings) -> AnsibleOptions:
@@ -111,17 +115,19 @@ def create_store(settings: Settings) -> SqlStore:
 def only_daemon(settings: Settings) -> Iterator[None]:
     """Hold the state directory. Raises Refused, with the process that has it, for a second daemon."""
     path = settings.state_dir / "daemon.lock"
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(lock, 32).decode().strip()
-            raise Refused(
-                Reason.SETTINGS_INVALID,
-                f"another daemon (process {holder}) uses {settings.state_dir}",
-                "stop it, or give this one a --state-dir of its own",
-            ) from error
+        clock, pause = SystemClock(), threading.Event()
+        deadline = clock.monotonic() + PROBES_END
+        while not _locked(lock, fcntl.LOCK_EX):
+            if clock.monotonic() >= deadline:
+                holder = os.pread(lock, 32, 0).decode().strip()
+                raise Refused(
+                    Reason.SETTINGS_INVALID,
+                    f"another daemon (process {holder}) uses {settings.state_dir}",
+                    "stop it, or give this one a --state-dir of its own",
+                )
+            pause.wait(0.05)
         os.ftruncate(lock, 0)
         os.write(lock, str(os.getpid()).encode())
         yield
@@ -130,12 +136,27 @@ def only_daemon(settings: Settings) -> Iterator[None]:
 
 
 def daemon_runs(settings: Settings) -> bool:
-    """Whether one holds the state directory now."""
+    """Whether one holds the state directory now. Asking changes nothing. Where its lock may not even be read, it is
+    somebody else's, and there may be one."""
+    path = settings.state_dir / "daemon.lock"
     try:
-        with only_daemon(settings):
-            return False
-    except Refused:
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
         return True
+    try:
+        return not _locked(lock, fcntl.LOCK_SH)
+    finally:
+        os.close(lock)
+
+
+def _locked(lock: int, how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def build_preview(
