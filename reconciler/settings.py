@@ -1,16 +1,19 @@
 """Every setting, where it may come from, and what it means.
 
-`reconciler.toml` < environment `RECONCILER_…` (nested by `__`) < flags of the command line. Only app, cli and worker
-read settings; everything else is given plain values.
+`reconciler.toml` < environment `RECONCILER_…` (nested by `__`; `RECONCILER_…_FILE` names the file with a secret) < flags
+of the command line. Only app, cli and worker read settings; everything else is given plain values.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_serializer
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -89,7 +92,7 @@ class Settings(BaseSettings):
     )
 
     state_dir: Path = Field(Path(".reconciler"), description="Where the database, status files and snapshots live.")
-    database_url: str | None = Field(None, description="SQLAlchemy URL. Default: SQLite in the state directory.")
+    database_url: SecretStr | None = Field(None, description="SQLAlchemy URL. Default: SQLite in the state directory.")
     manifests: tuple[str, ...] = Field(
         ("jobs/**/*.yaml", "jobs/**/*.yml"), description="Globs of the files of a source that are manifests."
     )
@@ -116,12 +119,83 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags over environment over file."""
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+        return (init_settings, _SecretFiles(settings_cls), env_settings, TomlConfigSettingsSource(settings_cls))
 
     @property
     def url(self) -> str:
-        """Of the database."""
-        return self.database_url or f"sqlite:///{self.state_dir.resolve() / 'reconciler.db'}"
+        """Of the database, with its password."""
+        named = self.database_url.get_secret_value() if self.database_url is not None else ""
+        return named or f"sqlite:///{self.state_dir.resolve() / 'reconciler.db'}"
+
+    @field_serializer("database_url", when_used="json-unless-none")
+    def _without_password(self, url: SecretStr) -> str:
+        return _redacted(url.get_secret_value())
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Secrets out of files that the environment names. Raises Refused for one that can't be had, since whoever goes on
+    without it works with the default: an empty database, in which every job is new."""
+
+    def __call__(self) -> dict[str, Any]:
+        config = self.settings_cls.model_config
+        self._environment = {name.lower(): value for name, value in os.environ.items()}
+        self._delimiter = str(config.get("env_nested_delimiter"))
+        return self._below(self.settings_cls, str(config.get("env_prefix")))
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False  # one by one is not how this source is asked
+
+    def _below(self, model: type[BaseModel], prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, field in model.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                value: object = self._below(kind, f"{prefix}{name}{self._delimiter}")
+            else:
+                value = _secret(self._environment, f"{prefix}{name}".upper()) if is_secret(field) else None
+            if value:
+                found[name] = value
+        return found
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether a setting is shown to nobody, and may be in a file that the environment names."""
+    return SecretStr in (field.annotation, *get_args(field.annotation))
+
+
+def _secret(environment: Mapping[str, str], variable: str) -> str | None:
+    named = environment.get(f"{variable}_FILE".lower())
+    if not named:
+        return None
+    if environment.get(variable.lower()):
+        raise Refused(
+            Reason.SETTINGS_INVALID, f"{variable} and {variable}_FILE are both set", "which of them counts? Set one"
+        )
+    try:
+        secret = Path(named).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise Refused(
+            Reason.SETTINGS_INVALID,
+            f"{variable}_FILE names {named}, which can't be read: {why}",
+            "give the user that runs reconciler a file with the secret in it",
+        ) from error
+    if not secret:
+        raise Refused(
+            Reason.SETTINGS_INVALID, f"{variable}_FILE names {named}, which is empty", "write the secret to it"
+        )
+    return secret
+
+
+def _redacted(url: str) -> str:
+    """A URL of a database for people: whose and where, without the password and what else its query may hold."""
+    scheme, _, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    user, with_password, _ = credentials.partition(":")
+    place, query, _ = place.partition("?")
+    if not rest:
+        return "***"
+    return f"{scheme}://{user}{':***' if with_password else ''}{at}{place}{'?***' if query else ''}"
 
 
 def load_settings(config: Path | None, **flags: Any) -> Settings:

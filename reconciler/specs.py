@@ -19,7 +19,7 @@ from reconciler.adapters.metrics import CATALOGUE
 from reconciler.core.manifest import format_duration, manifest_schema
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, SourceStatus
-from reconciler.settings import Settings
+from reconciler.settings import Settings, is_secret
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -96,20 +96,21 @@ HEAD = """\
 Each setting has one value, and the last of these that names it gives it:
 
 1. `reconciler.toml`: the file named by `--config`, else `./reconciler.toml`, else `/etc/reconciler/reconciler.toml`;
-2. the environment: the variable named below. A list is JSON there: `RECONCILER_MANIFESTS='["jobs/**/*.yaml"]'`;
+2. the environment: the variable named below. A list is JSON there: `RECONCILER_MANIFESTS='["jobs/**/*.yaml"]'`. A
+   secret may be in a file, which the variable with `_FILE` at its end names; a line break at its end does not count;
 3. a flag of the command line, where there is one, such as `--state-dir`.
 
 A name in the file that is not listed here is refused. Durations are written as `90s`, `30m`, `2h` or `1d`.
-`reconciler config show` prints what is in force.
+`reconciler config show` prints what is in force, without passwords.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: its name in its section of the file, its variable, its default as TOML has it, and its meaning."""
+    """One setting: its name in its section of the file, its variables, its default as TOML has it, and its meaning."""
 
     name: str
-    variable: str
+    variables: tuple[str, ...]
     default: str
     description: str
 
@@ -117,7 +118,7 @@ class Setting:
 def settings_of(model: type[BaseModel], prefix: str) -> tuple[Setting, ...]:
     """The settings of one section; those of sections inside it are left out."""
     return tuple(
-        Setting(name, (prefix + name).upper(), _toml(field.default), _meaning(field))
+        Setting(name, _variables((prefix + name).upper(), field), _toml(field.default), _meaning(field))
         for name, field in model.model_fields.items()
         if _section(field) is None
     )
@@ -138,6 +139,10 @@ def settings_page() -> str:
 def _section(field: FieldInfo) -> type[BaseModel] | None:
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _variables(variable: str, field: FieldInfo) -> tuple[str, ...]:
+    return (variable, f"{variable}_FILE") if is_secret(field) else (variable,)
 
 
 def _meaning(field: FieldInfo) -> str:
@@ -164,4 +169,5 @@ def _table(settings: tuple[Setting, ...]) -> Iterator[str]:
     for each in settings:
         default = f"`{each.default}`" if each.default else "unset"
         meaning = each.description.replace("|", "\\|")
-        yield f"| `{each.name}` | {default} | `{each.variable}` | {meaning} |\n"
+        variables = " or ".join(f"`{variable}`" for variable in each.variables)
+        yield f"| `{each.name}` | {default} | {variables} | {meaning} |\n"
