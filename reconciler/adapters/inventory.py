@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 import yaml
@@ -232,9 +232,8 @@ class AnsibleInventory:
             command += ["-i", str(question.root / path)]
         for file in self._options.vault_password_files:
             command += ["--vault-password-file", str(file.absolute())]
-        output, errors = scratch / "output", scratch / "errors"
         limit = self._options.time_limit.total_seconds()
-        with output.open("wb") as stdout, errors.open("wb") as stderr:
+        with _in_memory("output") as stdout, _in_memory("errors") as stderr:
             try:
                 process = subprocess.Popen(
                     command,
@@ -257,15 +256,16 @@ class AnsibleInventory:
                 ) from error
             finally:
                 _end_all(process)
+            output, errors = _written(stdout), _written(stderr).decode(errors="replace")
         if returned != 0:
-            said = _clean(errors.read_text(errors="replace"), question.root)
+            said = _clean(errors, question.root)
             words = f"{', '.join(question.paths)}: {said or f'ansible-inventory ended with {returned}'}"
             raise Unavailable(
                 Reason.INVENTORY_UNREADABLE,
                 _not_yaml(question, said) or words,
                 f"try `ansible-inventory --list -i {question.paths[0]}`",
             )
-        return output.read_bytes()
+        return output
 
     def _program(self) -> str:
         named = self._options.ansible_inventory
@@ -481,6 +481,17 @@ def _not_yaml(question: _Question, said: str) -> str:
             except (OSError, yaml.YAMLError):
                 continue
     return ""
+
+
+def _in_memory(name: str) -> BinaryIO:
+    """A file that lies on no disk: the answer has every variable, decrypted. A pipe would be waited for, if a script left
+    a process behind that has it open."""
+    return open(os.memfd_create(name, os.MFD_CLOEXEC), "w+b")  # noqa: PTH123 - a descriptor has no path
+
+
+def _written(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 def _end_all(process: subprocess.Popen[bytes]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from reconciler.adapters.directory import DirectorySource
+from reconciler.adapters.directory import DirectorySnapshot, DirectorySource
 from reconciler.adapters.inventory import AnsibleInventory, InventoryOptions
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.hosts import Inventory
@@ -68,6 +73,9 @@ class Project:
 
     def load(self, *inventory: str, fresh: bool = False) -> Inventory:
         return self._hosts.load(self._source.sync(), inventory, fresh=fresh)
+
+    def snapshot(self) -> DirectorySnapshot:
+        return self._source.sync()
 
     def times_read(self) -> int:
         return len(self.calls.read_text().splitlines())
@@ -177,6 +185,51 @@ def test_an_edit_during_the_reading_is_not_taken_for_what_was_there_before(proje
     with pytest.raises(Unavailable) as unavailable:
         project.load("inventory")
     assert unavailable.value.reason is Reason.SOURCE_MOVED
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+def test_what_a_vault_hides_is_written_to_no_file(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word, scratch, found, state = "word-of-a-vault", tmp_path / "tmp", tmp_path / "found", tmp_path / "state"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    beside = Path(sys.executable).parent
+    (tmp_path / "password").write_text("opens it\n")
+    encrypted = subprocess.run(
+        [beside / "ansible-vault", "encrypt", "--vault-password-file", tmp_path / "password", "--output", "-"],
+        input=f"reconciler_tags: [hidden]\npassword: {word}\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    project.write("inventory/hosts.ini", "[web]\nweb-1\n")
+    project.write("inventory/group_vars/web.yml", encrypted)
+    looks = tmp_path / "looks"  # for the word, while all that the real one has answered still lies about
+    looks.write_text(
+        f'#!/bin/sh\n{beside}/ansible-inventory "$@" || exit\ngrep -rl {word} {scratch} > {found}\nexit 0\n'
+    )
+    looks.chmod(0o755)
+    options = InventoryOptions(ansible_inventory=looks, vault_password_files=(tmp_path / "password",))
+    hosts = AnsibleInventory(options, project.clock, state)
+    assert "hidden" in hosts.load(project.snapshot(), ("inventory",)).hosts["web-1"].tags
+    assert found.read_text() == ""
+    assert [path for path in state.rglob("*") if path.is_file() and word in path.read_text()] == []
+
+
+def test_a_process_that_a_script_leaves_behind_is_not_waited_for(project: Project, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    program = tmp_path / "program"
+    program.write_text(
+        f'#!/bin/sh\n{Path(sys.executable).parent}/ansible-inventory "$@"\nsleep 600 &\necho $! > {left}\n'
+    )
+    program.chmod(0o755)
+    project.write("hosts.yml", HOSTS)
+    project.reads(InventoryOptions(ansible_inventory=program, time_limit=timedelta(minutes=5)))
+    try:
+        assert "web-1" in project.load("hosts.yml").hosts
+    finally:
+        os.kill(int(left.read_text()), signal.SIGKILL)
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------------------
