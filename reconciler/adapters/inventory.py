@@ -3,6 +3,9 @@
 A static inventory (plain YAML, INI or TOML) is a function of its files, so it is read once for their content, and kept on
 disk over restarts. One that executes something (a script, a plugin's configuration) is read again when it is older
 than `refresh`, or when asked for afresh.
+
+Ansible is shown a tree of links to what the snapshot has, and nothing else: what lies in the live folder beside it,
+left out by .reconcilerignore or put there a moment ago, will not be in the copy that a run works on.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ MOST_KEPT = 256
 PAUSE_AFTER_ERROR = 5.0
 """Seconds for which an error is told again, so that a thousand manifests don't start a thousand readings that fail."""
 
-_FORMAT = 1
+_FORMAT = 2
 _NOT_REAL_GROUPS = frozenset({"all", "ungrouped"})
 _PLUGIN_KEY = re.compile(rb"""^\s*\{?\s*["']?plugin["']?\s*:""", re.MULTILINE)
 
@@ -201,7 +204,9 @@ class AnsibleInventory:
     # -- reading -----------------------------------------------------------------------------------------------------
     def _read(self, question: _Question, snapshot: Snapshot) -> Inventory:
         with tempfile.TemporaryDirectory(prefix="reconciler-inventory-", ignore_cleanup_errors=True) as scratch:
-            told = self._run(question, Path(scratch))
+            tree = Path(scratch) / "source"
+            _link(snapshot, question, tree)
+            told = self._run(question, Path(scratch), tree)
         for name in question.files:
             # Else what a directory held meanwhile would be kept as the answer for what it held before; and what may not
             # be read, or leaves the source, would be missing from the answer without a word.
@@ -226,10 +231,10 @@ class AnsibleInventory:
         self._keep_on_disk(question, inventory)
         return inventory
 
-    def _run(self, question: _Question, scratch: Path) -> bytes:
+    def _run(self, question: _Question, scratch: Path, tree: Path) -> bytes:
         command = [self._program(), "--list"]
         for path in question.paths:
-            command += ["-i", str(question.root / path)]
+            command += ["-i", str(tree / path)]
         for file in self._options.vault_password_files:
             command += ["--vault-password-file", str(file.absolute())]
         limit = self._options.time_limit.total_seconds()
@@ -237,8 +242,8 @@ class AnsibleInventory:
             try:
                 process = subprocess.Popen(
                     command,
-                    cwd=question.root,
-                    env=self._environment(question.root, scratch),
+                    cwd=tree,
+                    env=self._environment(tree, scratch),
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
                     stderr=stderr,
@@ -258,7 +263,7 @@ class AnsibleInventory:
                 _end_all(process)
             output, errors = _written(stdout), _written(stderr).decode(errors="replace")
         if returned != 0:
-            said = _clean(errors, question.root)
+            said = _clean(errors, tree, question.root)
             words = f"{', '.join(question.paths)}: {said or f'ansible-inventory ended with {returned}'}"
             raise Unavailable(
                 Reason.INVENTORY_UNREADABLE,
@@ -360,6 +365,23 @@ def _files_of(snapshot: Snapshot, paths: Sequence[str]) -> list[str]:
     ]
 
 
+def _link(snapshot: Snapshot, question: _Question, tree: Path) -> None:
+    """Make the tree that Ansible reads: a link to each file of the snapshot. Variables at the root are in it only if an
+    inventory is there too: else Ansible would take the root for the folder of the playbook, which it seldom is."""
+    homes = {path if path not in snapshot.files else posixpath.dirname(path) for path in question.paths}
+    not_for_hosts = ("group_vars/", "host_vars/") if homes.isdisjoint({"", "."}) else ()
+    tree.mkdir()
+    made = {""}
+    for name in snapshot.files:
+        if name.startswith(not_for_hosts):
+            continue
+        folder = posixpath.dirname(name)
+        if folder not in made:
+            (tree / folder).mkdir(parents=True, exist_ok=True)
+            made.add(folder)
+        os.symlink(f"{question.root}/{name}", f"{tree}/{name}")  # noqa: PTH211 - there may be fifty thousand
+
+
 def _is_variables(name: str) -> bool:
     return not {"group_vars", "host_vars"}.isdisjoint(name.split("/")[:-1])
 
@@ -453,9 +475,11 @@ _SECRETS = (
 )
 
 
-def _clean(said: str, root: Path) -> str:
+def _clean(said: str, *roots: Path) -> str:
     """Ansible's words without colours, passwords, excerpts of files (they hold what is beside the fault) and repeats."""
-    text = _ANSI.sub("", said).replace(f"{root}/", "")
+    text = _ANSI.sub("", said)
+    for root in roots:
+        text = text.replace(f"{root}/", "")
     for secret, instead in _SECRETS:
         text = secret.sub(instead, text)
     lines = (line.strip() for line in text.splitlines() if not _EXCERPT.fullmatch(line))

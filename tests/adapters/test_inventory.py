@@ -40,6 +40,24 @@ echo '{{"web": {{"hosts": ["web-1"]}}, "_meta": {{"hostvars": {{}}}}}}'
 """
 
 
+LINES_PLUGIN = """
+DOCUMENTATION = "name: lines\\nshort_description: the hosts of a file that a file names\\noptions: {}\\n"
+from ansible.plugins.inventory import BaseInventoryPlugin
+
+
+class InventoryModule(BaseInventoryPlugin):
+    NAME = "lines"
+
+    def verify_file(self, path):
+        return path.endswith(".lines")
+
+    def parse(self, inventory, loader, path, cache=True):
+        super().parse(inventory, loader, path, cache)
+        for name in open(open(path).read().strip()).read().split():
+            inventory.add_host(name)
+"""
+
+
 class Project:
     """A directory with an inventory, and the reader whose promises are tested."""
 
@@ -76,6 +94,12 @@ class Project:
 
     def snapshot(self) -> DirectorySnapshot:
         return self._source.sync()
+
+    def copy(self) -> DirectorySnapshot:
+        return self._source.keep(self._source.sync().revision)
+
+    def load_from(self, snapshot: DirectorySnapshot, *inventory: str) -> Inventory:
+        return self._hosts.load(snapshot, inventory, fresh=True)
 
     def times_read(self) -> int:
         return len(self.calls.read_text().splitlines())
@@ -149,6 +173,47 @@ def test_what_the_ignore_file_names_is_no_inventory(project: Project) -> None:
     with pytest.raises(Refused) as refused:
         project.load("hosts.yml")
     assert refused.value.reason is Reason.PATH_MISSING
+
+
+def test_a_run_sees_the_hosts_that_were_selected(project: Project) -> None:
+    """Whichever is read first: the folder, in which more lies than is part of the source, or the copy for the run."""
+    project.write("inventory/hosts.ini", "[web]\nweb-1\n")
+    project.write("inventory/left_out.ini", "web-2\n")
+    project.write("inventory/group_vars/web/left_out.yml", "ansible_host: 10.0.0.9\n")
+    project.write(".reconcilerignore", "left_out.*\n")
+    live = project.load("inventory")
+    assert {host.address for host in live.hosts.values()} == {"web-1"}
+    project.reads(InventoryOptions())
+    assert project.load_from(project.copy(), "inventory") == live
+
+
+def test_what_is_put_beside_an_inventory_while_it_is_read_is_no_part_of_the_answer(project: Project) -> None:
+    project.write("inventory/hosts.ini", "web-1\n")
+    before = project.snapshot()
+    project.write("inventory/more.ini", "web-2\n")
+    assert set(project.load_from(before, "inventory").hosts) == {"web-1"}
+    assert set(project.load("inventory").hosts) == {"web-1", "web-2"}
+
+
+@pytest.mark.parametrize(("inventory", "address"), [("inventory/hosts.ini", "web-1"), ("hosts.ini", "10.0.0.9")])
+def test_variables_at_the_root_count_only_beside_an_inventory(project: Project, inventory: str, address: str) -> None:
+    """ansible-playbook playbooks/x.yml does not read them otherwise."""
+    project.write(inventory, "web-1\n")
+    project.write("group_vars/all.yml", "ansible_host: 10.0.0.9\n")
+    assert project.load(inventory).hosts["web-1"].address == address
+
+
+def test_paths_are_seen_from_the_root_as_by_a_playbook(project: Project, tmp_path: Path) -> None:
+    """Those in ansible.cfg, and those that a script or a plugin's configuration has."""
+    project.write(
+        "ansible.cfg", "[defaults]\ninventory_plugins = plugins/here\n[inventory]\nenable_plugins = lines, script\n"
+    )
+    project.write("plugins/here/lines.py", LINES_PLUGIN)
+    project.write("data/hosts.lines", "web-1\n")
+    project.write("data/hosts.json", '{"web": {"hosts": ["web-2"]}}')
+    project.write("inventory/a.lines", "data/hosts.lines\n")
+    project.write("inventory/b.sh", "#!/bin/sh\ncat data/hosts.json\n", 0o755)
+    assert set(project.load("inventory").hosts) == {"web-1", "web-2"}
 
 
 # -- how long it holds ---------------------------------------------------------------------------------------------------
