@@ -508,7 +508,7 @@ def _open(path: Path, flags: int = 0) -> io.BufferedReader:
 
 def _copy_file(root: Path, tree: Path, path: str, digest: str) -> None:
     """Copy it, proving on the way that it has this digest. The copy keeps who may execute and read it, and only the
-    owner may write."""
+    owner may write; it keeps when the file was changed, for modules that compare times would call every host changed."""
     copy = tree / path
     copy.parent.mkdir(parents=True, exist_ok=True)
     seen = hashlib.sha256()
@@ -520,7 +520,10 @@ def _copy_file(root: Path, tree: Path, path: str, digest: str) -> None:
         while chunk := original.read(1 << 20):
             seen.update(chunk)
             written.write(chunk)
-        os.fchmod(written.fileno(), stat.S_IMODE(os.fstat(original.fileno()).st_mode) & 0o755 | 0o600)
+        found = os.fstat(original.fileno())
+        os.fchmod(written.fileno(), stat.S_IMODE(found.st_mode) & 0o755 | 0o600)
+        written.flush()  # what is written later would set the time again
+        os.utime(written.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
     if seen.hexdigest() != digest:
         raise _moved(path)
 

@@ -311,6 +311,13 @@ def test_what_is_ignored_does_not_count_for_the_bounds(folder: Folder) -> None:
     assert source.keep(source.sync().revision).read("jobs/a.yaml") == b"one"
 
 
+def test_a_copy_keeps_when_its_files_were_changed(folder: Folder) -> None:
+    os.utime(folder.root / "jobs" / "a.yaml", ns=(0, 1_500_000_000_123_456_789))
+    source = folder.source()
+    copy = source.keep(source.sync().revision)
+    assert (copy.root / "jobs" / "a.yaml").stat().st_mtime_ns == 1_500_000_000_123_456_789
+
+
 def test_keeping_twice_makes_one_copy(folder: Folder) -> None:
     source = folder.source()
     revision = source.sync().revision
