@@ -275,7 +275,7 @@ def build_web_server(settings: Settings, running: Running, store: SqlStore) -> W
     from reconciler.adapters.metrics import MetricsPage, StoreCollector
     from reconciler.web import Health, WebServer, build_web
 
-    page = MetricsPage(running.meter, StoreCollector(store, settings.max_running))
+    page = MetricsPage(running.meter, StoreCollector(store, settings.max_running), SystemClock())
 
     def health() -> Health:
         try:

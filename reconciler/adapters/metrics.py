@@ -8,6 +8,7 @@ No host, no run and no message is ever a label, and no job is a label of a histo
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,14 +26,17 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, RunStatus
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, Phase, SourceStatus
-from reconciler.ports import History, StoredMetrics
+from reconciler.ports import Clock, History, StoredMetrics
 
 log = structlog.get_logger()
 
 PREFIX = "reconciler_"
 
 RENDER_INTERVAL = 10.0
-"""Seconds between two renderings: what is served is never older than 15."""
+"""Seconds between two renderings."""
+
+OLDEST = 15.0
+"""Seconds: numbers of the store that are older are not served."""
 
 RUN_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0)
 """Upper bounds, in seconds, of the histograms that the store keeps."""
@@ -389,15 +393,16 @@ def _reading(name: str, value: float, *labels: str) -> Family:
 
 # == The page ========================================================================================================
 class MetricsPage:
-    """The exposition as bytes, rendered by a thread of its own. While the store is away its series are absent: what is
-    not known is not told as if it were news."""
+    """The exposition as bytes, rendered by a thread of its own. While the store is away, or does not answer, its series
+    are absent: what is not known is not told as if it were news."""
 
-    def __init__(self, process: Collector, store: Collector) -> None:
+    def __init__(self, process: Collector, store: Collector, clock: Clock) -> None:
         self._process = CollectorRegistry(auto_describe=False)
         self._process.register(process)
         self._store = CollectorRegistry(auto_describe=False)
         self._store_collector = store
-        self._bytes = b""
+        self._clock = clock
+        self._rendered = (-math.inf, b"")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_rendering, name="metrics", daemon=True)
 
@@ -411,15 +416,19 @@ class MetricsPage:
         self._thread.join(timeout=10)
 
     def page(self) -> bytes:
-        return self._bytes
+        at, rendered = self._rendered
+        if self._clock.monotonic() - at > OLDEST:  # the store hangs, and the thread that renders with it
+            return generate_latest(self._process)
+        return rendered
 
     def render(self) -> None:
+        at = self._clock.monotonic()
         try:
             stored = generate_latest(self._store)
         except Unavailable as error:
             log.warning("metrics_of_jobs_not_rendered", why=str(error))
             stored = b""
-        self._bytes = stored + generate_latest(self._process)
+        self._rendered = (at, stored + generate_latest(self._process))
 
     def _keep_rendering(self) -> None:
         while not self._stop.wait(RENDER_INTERVAL):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -48,6 +48,7 @@ from reconciler.core.status import (
     WaveView,
 )
 from reconciler.ports import History, StoredMetrics
+from tests.fakes.clock import FakeClock
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 LATER = datetime(2026, 11, 23, 12, 5, 0, tzinfo=UTC)
@@ -77,10 +78,10 @@ class Queue:
     longest_running: float = 1.5
 
 
-def page_of(numbers: Numbers, process: ProcessMetrics) -> MetricsPage:
+def page_of(numbers: Numbers, process: ProcessMetrics, clock: FakeClock) -> MetricsPage:
     process.queue = Queue
     process.status_write_errors = lambda: 0
-    return MetricsPage(process, StoreCollector(cast(History, numbers), 50))
+    return MetricsPage(process, StoreCollector(cast(History, numbers), 50), clock)
 
 
 @pytest.fixture
@@ -94,8 +95,13 @@ def process() -> ProcessMetrics:
 
 
 @pytest.fixture
-def page(numbers: Numbers, process: ProcessMetrics) -> Iterator[MetricsPage]:
-    page = page_of(numbers, process)
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def page(numbers: Numbers, process: ProcessMetrics, clock: FakeClock) -> Iterator[MetricsPage]:
+    page = page_of(numbers, process, clock)
     page.start()
     yield page
     page.stop()
@@ -322,6 +328,18 @@ def test_while_the_database_is_away_its_series_are_absent_and_the_process_goes_o
     numbers.away = None
     numbers.stored = NOTHING
     assert value(page, "slots", state="used") == 0
+
+
+def test_numbers_of_a_database_that_hangs_are_not_served_for_ever(
+    numbers: Numbers, page: MetricsPage, clock: FakeClock
+) -> None:
+    numbers.stored = StoredMetrics((job_status(),), (), {}, 5)
+    page.render()
+    clock.advance(timedelta(seconds=15))
+    assert b"reconciler_slots{" in page.page()
+    clock.advance(timedelta(seconds=1))
+    assert b"reconciler_slots{" not in page.page()
+    assert b"reconciler_queue_depth 4.0" in page.page()
 
 
 def test_a_playbook_with_strange_signs_does_not_break_the_page(numbers: Numbers, page: MetricsPage) -> None:
