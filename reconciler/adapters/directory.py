@@ -146,8 +146,9 @@ class _Listing:
 class DirectorySource:
     """A folder with manifests and playbooks.
 
-    `state_dir` and `snapshots_dir` may lie inside of it: they are never part of it and never watched. `max_files` and
-    `max_bytes` bound the copy for a run.
+    `state_dir` and `snapshots_dir` may lie inside of it: they are never part of it and never watched. One with more than
+    `max_files` or `max_bytes` is refused before any of it is read: no run could have a copy of it, and it may be
+    somebody's home.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class DirectorySource:
     # -- reading -----------------------------------------------------------------------------------------------------
     def sync(self) -> DirectorySnapshot:
         """The directory as it is now; files that did not change cost one `lstat` each. Raises Unavailable, and Refused
-        (SettingsInvalid) if it is the state directory itself."""
+        (SettingsInvalid) if it is the state directory itself, (SourceTooLarge) if it is beyond its bounds."""
         with self._lock:
             return self._read()[0]
 
@@ -191,6 +192,7 @@ class DirectorySource:
         if self._last is not None and any(path not in listing.files for path in self._known):
             time.sleep(SETTLING)
             listing = self._list()
+        self._check_size(listing)
         self._digest(listing)
         paths = list(_with_links(listing))
         digests = {path: self._known[of].digest for path, of in paths} | dict.fromkeys(listing.leaving, OUTSIDE)
@@ -226,6 +228,8 @@ class DirectorySource:
                 elif entry.is_file(follow_symlinks=False):
                     with contextlib.suppress(FileNotFoundError):
                         listing.files[path] = _File(path, _stamp(entry.stat(follow_symlinks=False)))
+                    if len(listing.files) > self._max_files:
+                        raise _too_large(f"{self._max_files:,} files")
         for path in links:
             target = os.path.relpath(os.path.realpath(listing.root / path), real)
             if target in listing.files or (target in listing.folders and not path.startswith(f"{target}/")):
@@ -269,7 +273,6 @@ class DirectorySource:
                 snapshot, listing = self._read()
                 if snapshot.revision != revision:
                     raise Unavailable(Reason.SOURCE_MOVED, f"the source is no longer at {revision}")
-                self._check_size(listing)
                 copy = self._copy(snapshot, listing)
             self._kept_at[revision] = self._clock.monotonic()
             return copy
@@ -308,13 +311,8 @@ class DirectorySource:
 
     def _check_size(self, listing: _Listing) -> None:
         size = sum(file.size for file in listing.files.values())
-        if len(listing.files) > self._max_files:
-            text = f"the source has {len(listing.files):,} files, more than the {self._max_files:,} that a run may copy"
-        elif size > self._max_bytes:
-            text = f"the source has {size:,} bytes, more than the {self._max_bytes:,} that a run may copy"
-        else:
-            return
-        raise Refused(Reason.SOURCE_TOO_LARGE, text, f"use git, or name what is not needed in {IGNORE_FILE}")
+        if size > self._max_bytes:
+            raise _too_large(f"{self._max_bytes:,} bytes", f"; it has {size:,}")
 
     def _copy(self, snapshot: DirectorySnapshot, listing: _Listing) -> DirectorySnapshot:
         folder = self._folder(snapshot.revision)
@@ -558,6 +556,11 @@ def _leaves(path: str, by: str = "") -> Refused:
 
 def _moved(path: str) -> Unavailable:
     return Unavailable(Reason.SOURCE_MOVED, f"{path} changed while the source was read")
+
+
+def _too_large(bound: str, found: str = "") -> Refused:
+    text = f"the source has more than the {bound} that a run may copy{found}"
+    return Refused(Reason.SOURCE_TOO_LARGE, text, f"use git, or name what is not needed in {IGNORE_FILE}")
 
 
 def _not_written(folder: Path, error: OSError) -> Unavailable:
