@@ -135,6 +135,9 @@ class _Listing:
         at = bisect.bisect_left(self._ordered, path)
         return at < len(self._ordered) and self._ordered[at] == path
 
+    def has_below(self, folder: str) -> bool:
+        return next(self.below(folder), None) is not None
+
     def below(self, folder: str) -> Iterator[str]:
         start = bisect.bisect_left(self._ordered, f"{folder}/")
         for at in range(start, len(self._ordered)):
@@ -184,6 +187,8 @@ class _Inspection:
         self.prompts: list[str] = []
         self.warnings: list[WaveWarning] = []
         self._task_files: set[str] = set()
+        self._role_folders: set[str] = set()
+        self._config: Sequence[tuple[str, str]] | None = None
 
     def playbook(self, path: str, named_by: str) -> None:
         if path in self.playbooks:
@@ -221,19 +226,33 @@ class _Inspection:
             if isinstance(prompt, dict) and isinstance(prompt.get("name"), str):
                 self.prompts.append(prompt["name"])
         if play.get("hosts") in ("localhost", "127.0.0.1", ["localhost"]):
-            text = "this play is on localhost, which is in no selection: it is left out of every wave"
+            text = "this play is on localhost: every wave leaves it out, unless a host of that name is selected"
             self._warn(WarningKind.PLAY_NOT_SELECTED, text, path, play, "hosts")
         if "serial" in play:
             text = "serial acts inside a wave, not across the run"
             self._warn(WarningKind.SERIAL_INSIDE_WAVE, text, path, play, "serial")
         self._tasks(path, [play])
-        for role in _list(play.get("roles")):
+        self._roles(play.get("roles"))
+
+    def _roles(self, named: object) -> None:
+        for role in _list(named):
             self._role(role.get("role", role.get("name")) if isinstance(role, dict) else role)
 
-    def _role(self, name: object) -> None:
-        if isinstance(name, str) and "{{" not in name and "/" not in name:
-            for folder in ("tasks", "handlers"):
-                self._task_file(f"roles/{name}/{folder}/main.yml")
+    def _role(self, name: object, tasks: object = "main") -> None:
+        """Look through a role, where Ansible finds it: beside the playbook, at the root, or as ansible.cfg says."""
+        if not isinstance(name, str) or not isinstance(tasks, str) or "{{" in name + tasks:
+            return
+        books = [posixpath.dirname(book) for book in self.playbooks]
+        configured = [folder for option, folder in self._configured() if option == "roles_path"]
+        homes = [*(posixpath.join(book, "roles") for book in books), "roles", *configured, *books]
+        for role in (posixpath.normpath(posixpath.join(home, name)) for home in homes):
+            if self._files.has_below(role):
+                self._role_folders.add(role)
+                for file in (f"tasks/{tasks}", "handlers/main", "meta/main"):
+                    for ending in ("", ".yml", ".yaml"):
+                        if self._files.has(f"{role}/{file}{ending}"):
+                            self._task_file(f"{role}/{file}{ending}")
+                return
 
     def _task_file(self, path: str) -> None:
         if path in self._task_files or len(self._task_files) >= MOST_FILES:
@@ -243,9 +262,12 @@ class _Inspection:
         if data is None:
             return
         try:
-            self._tasks(path, _list(self._load(path, data)))
+            content = self._load(path, data)
         except Refused:
             return  # only warnings come from task files: Ansible reports a broken one when it gets there
+        if isinstance(content, dict):  # the meta of a role
+            self._roles(content.get("dependencies"))
+        self._tasks(path, _list(content))
 
     def _tasks(self, path: str, entries: Sequence[object]) -> None:
         for entry in _entries(entries):
@@ -260,13 +282,13 @@ class _Inspection:
             for action in ("import_role", "include_role"):
                 role = entry.get(action, entry.get(f"ansible.builtin.{action}"))
                 if isinstance(role, dict):
-                    self._role(role.get("name"))
+                    self._role(role.get("name"), role.get("tasks_from", "main"))
 
     # -- what the text names -----------------------------------------------------------------------------------------
     def named(self) -> set[str]:
         """Every file that is named by what was looked through, or by a YAML file that is named itself."""
         found = {path for path in self._task_files if self._files.has(path)}
-        for folder in self._configured():
+        for folder in (*self._role_folders, *(folder for _, folder in self._configured())):
             found.update(self._files.below(folder))
         waiting = [*self.playbooks, *sorted(found)]
         looked: set[str] = set()
@@ -302,18 +324,17 @@ class _Inspection:
         elif path != "." and not any(book.startswith(f"{path}/") for book in self.playbooks):
             yield from self._files.below(path)
 
-    def _configured(self) -> Iterator[str]:
-        """Folders below the root in which ansible.cfg has Ansible look for roles, modules and plugins."""
-        config = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
+    def _configured(self) -> Sequence[tuple[str, str]]:
+        """Options of ansible.cfg with the folders, from the root, in which Ansible looks for roles, modules, plugins."""
+        if self._config is None:
+            self._config = tuple(_folders_of(self._config_file()))
+        return self._config
+
+    def _config_file(self) -> bytes:
         try:
-            config.read_string((self._read("ansible.cfg") or b"").decode())
-        except (Refused, configparser.Error, UnicodeDecodeError):
-            return  # it is refused where Ansible reads it
-        for section in config.sections():
-            for name, value in config.items(section):
-                if name in _PATHS_IN_CONFIG or name.endswith("_plugins"):
-                    folders = (folder.strip().removeprefix("{{CWD}}/") for folder in value.split(":"))
-                    yield from (posixpath.normpath(folder) for folder in folders if folder)
+            return self._read("ansible.cfg") or b""
+        except Refused:
+            return b""
 
     def _warn(self, kind: WarningKind, message: str, path: str, entry: Mapping[Any, Any], key: str) -> None:
         self.warnings.append(WaveWarning(kind, message, path, entry[_LINE, key]))
@@ -326,6 +347,19 @@ def _entries(entries: Sequence[object]) -> Iterator[dict[Any, Any]]:
             yield entry
             for inside in ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always"):
                 yield from _entries(_list(entry.get(inside)))
+
+
+def _folders_of(config: bytes) -> Iterator[tuple[str, str]]:
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
+    try:
+        parser.read_string(config.decode())
+    except (configparser.Error, UnicodeDecodeError):
+        return  # it is refused where Ansible reads it
+    for section in parser.sections():
+        for name, value in parser.items(section):
+            if name in _PATHS_IN_CONFIG or name.endswith("_plugins"):
+                folders = (folder.strip().removeprefix("{{CWD}}/") for folder in value.split(":"))
+                yield from ((name, posixpath.normpath(folder)) for folder in folders if folder)
 
 
 def _scalars(data: bytes) -> Iterator[str]:

@@ -57,6 +57,32 @@ def test_task_files_and_roles_are_looked_through() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "role", ["roles/app", "plays/roles/app", "plays/app", "vendor/app", "shared/app", "roles/needed"]
+)
+@pytest.mark.parametrize("main", ["tasks/main.yml", "tasks/main.yaml", "handlers/main.yml"])
+def test_a_role_is_found_where_ansible_finds_it(role: str, main: str) -> None:
+    name = "../shared/app" if role == "shared/app" else "app"
+    files = {
+        "ansible.cfg": b"[defaults]\nroles_path = vendor:{{CWD}}/more\n",
+        "plays/site.yml": f"- hosts: web\n  roles: [{name}]\n".encode(),
+        f"{role}/{main}": b"- ping:\n  run_once: true\n",
+    }
+    if role == "roles/needed":
+        files["roles/app/meta/main.yml"] = b"dependencies:\n  - role: needed\n"
+    facts = inspect_playbook("plays/site.yml", files, files.get)
+    assert warned(facts) == [(WarningKind.RUN_ONCE_PER_WAVE, f"{role}/{main}", 2)]
+
+
+def test_the_tasks_that_are_taken_from_a_role_are_looked_through() -> None:
+    facts = inspect(
+        site_yml="- hosts: web\n  tasks:\n    - include_role: {name: app, tasks_from: more}\n",
+        roles__app__tasks__main_yml="- ping:\n  run_once: true\n",
+        roles__app__tasks__more_yml="- ping:\n- ping:\n  run_once: true\n",
+    )
+    assert warned(facts) == [(WarningKind.RUN_ONCE_PER_WAVE, "roles/app/tasks/more.yml", 3)]
+
+
 def test_imported_playbooks_are_followed_once() -> None:
     facts = inspect(
         "plays/site.yml",
@@ -114,6 +140,8 @@ SITE = """\
     - copy: src=../assets/motd dest=/etc/motd
     - debug: {msg: "{{ lookup('file', '../assets/banner') }}"}
     - copy: {src: bundle, dest: /opt}
+    - import_role:
+        name: ../shared/imported
 """
 
 FILES = {
@@ -138,6 +166,7 @@ FILES = {
     "plays/web.yml": "- hosts: web\n  roles: [app]\n",
     "roles/app/tasks/main.yml": "- include_tasks: '{{ role_path }}/../../shared/x.yml'\n",
     "shared/roles/base/defaults/main.yml": "1",
+    "shared/imported/templates/z.j2": "1",
     "shared/x.yml": "- ping:\n",
     "vars/more.yml": "1",
     "vars/named_by_tasks.yml": "1",
