@@ -130,10 +130,17 @@ class _Listing:
 
     def __init__(self, files: Iterable[str]) -> None:
         self._ordered = sorted(files)
+        self._parts: frozenset[str] | None = None
 
     def has(self, path: str) -> bool:
         at = bisect.bisect_left(self._ordered, path)
         return at < len(self._ordered) and self._ordered[at] == path
+
+    def may_have(self, word: str) -> bool:
+        """Whether a file or folder has this name at all. Most words of a text are no path, and this is cheap."""
+        if self._parts is None:
+            self._parts = frozenset(part for path in self._ordered for part in path.split("/")) | {"..", "."}
+        return word.rstrip("/").rpartition("/")[2] in self._parts
 
     def has_below(self, folder: str) -> bool:
         return next(self.below(folder), None) is not None
@@ -311,8 +318,8 @@ class _Inspection:
         folders = {posixpath.dirname(book) for book in self.playbooks}
         for text in _scalars(data or b""):
             for written in _instead(text, path, folders):
-                for word in (written, *_WORDS.split(written)):
-                    for base in {"", posixpath.dirname(path), *folders} if word else ():
+                for word in {written, *_WORDS.split(written)}:
+                    for base in {"", posixpath.dirname(path), *folders} if self._files.may_have(word) else ():
                         found.update(self._meant(posixpath.normpath(posixpath.join(base, word))))
         return found
 
