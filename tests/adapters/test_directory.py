@@ -286,51 +286,6 @@ def test_a_folder_reached_through_a_link_may_be_exchanged(folder: Folder, tmp_pa
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("max_files", "max_bytes", "said"),
-    [(2, 6, None), (1, 6, "more than the 1 files"), (2, 5, "more than the 5 bytes that a run may copy; it has 6")],
-)
-def test_a_source_is_bounded(folder: Folder, max_files: int, max_bytes: int, said: str | None) -> None:
-    source = folder.source(max_files=max_files, max_bytes=max_bytes)
-    if said is None:
-        revision = source.sync().revision
-        assert source.keep(revision).revision == revision
-        return
-    with pytest.raises(Refused) as refused:
-        source.sync()
-    assert refused.value.reason is Reason.SOURCE_TOO_LARGE
-    assert said in refused.value.message
-    assert ".reconcilerignore" in refused.value.hint
-
-
-def test_a_source_that_is_too_large_is_refused_before_it_is_read(folder: Folder) -> None:
-    os.truncate(folder.write("backup.img", ""), 1 << 40)
-    source = folder.source()
-
-    def refused() -> None:
-        with pytest.raises(Refused, match="more than the 1,000,000 bytes"):
-            source.sync()
-
-    at_once(refused)
-    folder.write(".reconcilerignore", "backup.img\n")
-    assert "backup.img" not in source.sync().files
-
-
-def test_a_copy_that_was_made_stays_though_the_source_has_grown_too_large(folder: Folder) -> None:
-    source = folder.source(max_bytes=10)
-    revision = source.sync().revision
-    source.keep(revision)
-    folder.write("more", "x" * 10)
-    assert source.keep(revision).read("jobs/a.yaml") == b"one"
-
-
-def test_what_is_ignored_does_not_count_for_the_bounds(folder: Folder) -> None:
-    folder.write("big/blob.bin", "x" * 1000)
-    folder.write(".reconcilerignore", "big/\n")
-    source = folder.source(max_files=3, max_bytes=100)
-    assert source.keep(source.sync().revision).read("jobs/a.yaml") == b"one"
-
-
 def test_a_copy_keeps_when_its_files_were_changed(folder: Folder) -> None:
     os.utime(folder.root / "jobs" / "a.yaml", ns=(0, 1_500_000_000_123_456_789))
     source = folder.source()
