@@ -45,10 +45,13 @@ class Project:
 
     root: Path
     inventory: str = INVENTORY
+    inventory_file: str = "hosts.yml"
     hosts: tuple[str, ...] = ("h1", "h2", "h3")
     options: AnsibleOptions = field(default_factory=AnsibleOptions)
     extra_vars: Mapping[str, Any] = field(default_factory=dict)
     extra_vars_files: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    skip_tags: tuple[str, ...] = ()
 
     @property
     def mark(self) -> str:
@@ -71,12 +74,12 @@ class Project:
             directory=self.directory,
             project=self.root / "project",
             playbook=playbook,
-            inventory=("hosts.yml",),
+            inventory=(self.inventory_file,),
             hosts=self.hosts,
             extra_vars=self.extra_vars,
             extra_vars_files=self.extra_vars_files,
-            tags=(),
-            skip_tags=(),
+            tags=self.tags,
+            skip_tags=self.skip_tags,
             check_mode=False,
             task_timeout=timedelta(minutes=10),
             mark={"RECONCILER_SLICE": self.mark},

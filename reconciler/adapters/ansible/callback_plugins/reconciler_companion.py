@@ -1,8 +1,9 @@
-"""The companion: tells, from inside ansible-playbook, what events and stats leave out.
+"""The companion: keeps ansible-playbook to the hosts of the slice, and tells what events and stats leave out.
 
 It appends JSON lines to the file named by RECONCILER_COMPANION; RECONCILER_COMPANION_HOSTS names the file with the
-hosts of the slice, one a line. Ansible's private attributes are read here and nowhere else. Nothing it does may break a
-playbook: what goes wrong is written down as a line of its own.
+hosts of the slice, one a line. Ansible's private attributes are used here and nowhere else. Nothing it tells may break
+a playbook: what goes wrong is written down as a line of its own. Only where it can't keep the playbook to the hosts of
+the slice, it ends it before anything is done.
 
     {"kind": "playbook", "plays": [{"play", "name", "targeted": [...] or null}], "gone": [...]}
     {"kind": "play", "play", "name", "planned": [...]}                one for each batch of each play
@@ -22,6 +23,9 @@ import sys
 import time
 
 from ansible.plugins.callback import CallbackBase
+
+NOBODY = ["!all"]
+"""As a limit. An empty list of patterns means no limit to Ansible."""
 
 DOCUMENTATION = """
     name: reconciler_companion
@@ -63,6 +67,15 @@ class CallbackModule(CallbackBase):
     # -- what Ansible calls ------------------------------------------------------------------------------------------
     def v2_playbook_on_start(self, playbook):
         self._playbook = playbook
+        self._keep_to_our_hosts()
+        inventory = self._inventory()
+        refresh = inventory.refresh_inventory
+
+        def refreshed():  # for `meta: refresh_inventory`
+            refresh()
+            self._keep_to_our_hosts()
+
+        inventory.refresh_inventory = refreshed
         self._tell("playbook", lambda: {"plays": self._targets(), "gone": self._gone()})
 
     def v2_playbook_on_play_start(self, play):
@@ -76,6 +89,18 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_stats(self, stats):
         self._tell("end", lambda: {"plays": self._targets(), **self._held()})
+
+    # -- what is kept to ---------------------------------------------------------------------------------------------
+    def _keep_to_our_hosts(self):
+        """What --limit gives is a list of patterns: the name of a host that is gone may be that of a group by now, and
+        then means all of its hosts. So only names that are a host's stay in it."""
+        inventory = self._inventory()
+        inventory._subset = sorted(self._hosts & set(inventory.hosts)) or NOBODY
+        others = {host.get_name() for host in inventory.get_hosts("all", ignore_restrictions=True)} - self._hosts
+        if others:  # an Ansible that keeps its limit elsewhere
+            raise SystemExit(
+                f"ERROR! reconciler could not keep the playbook to its hosts: {sorted(others)} would be touched"
+            )
 
     # -- what is told ------------------------------------------------------------------------------------------------
     def _targets(self):
