@@ -87,3 +87,14 @@ def test_an_ansible_that_keeps_its_limit_elsewhere_is_ended_before_it_touches_an
     assert ran.result.error is not None
     assert ran.result.error.reason is Reason.PLAYBOOK_BROKEN
     assert "could not keep the playbook to its hosts: ['h2', 'h3']" in ran.result.error.message
+
+
+
+@pytest.mark.parametrize("name", ["a,b", "a:b", "a b", "a[1]", "@a", "{{ a }}"])
+def test_the_state_may_lie_anywhere(name: str, tmp_path: Path) -> None:
+    root = tmp_path / name
+    root.mkdir()
+    project, touched = Project(root, hosts=("h2",)), tmp_path / "touched"
+    ran = project.run(f"{PLAY}  tasks: [{touch(touched)}]\n")
+    assert ends(ran) == [SUCCESS], ran.lines
+    assert names(touched) == ["h2"]

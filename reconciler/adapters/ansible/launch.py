@@ -178,7 +178,7 @@ def runner_config(work: PlaybookWork, options: AnsibleOptions, playbook: Path, f
         ident="run",
         playbook=str(work.project / work.playbook),
         inventory=[str(work.project / path) for path in _inventory(work, options)] or None,
-        limit=f"@{folder.hosts}",
+        limit=_limit(work, folder),
         forks=len(work.hosts),
         tags=",".join(work.tags),
         skip_tags=",".join(work.skip_tags),
@@ -191,6 +191,12 @@ def runner_config(work: PlaybookWork, options: AnsibleOptions, playbook: Path, f
     config.command[0] = str(playbook)
     config.env = {name: config.env[name] for name in _OF_RUNNER} | _environment(work, options, user, folder)
     return config
+
+
+def _limit(work: PlaybookWork, folder: Folder) -> str:
+    """Relative to the project, where ansible-playbook starts: Ansible takes a path apart at commas, colons and blanks,
+    and what lies above both folders was named by somebody else."""
+    return f"@{os.path.relpath(folder.hosts.resolve(), work.project.resolve())}"
 
 
 def _arguments(work: PlaybookWork, options: AnsibleOptions) -> list[str]:
