@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pexpect
+import psutil
 import pytest
 
 from reconciler.adapters.ansible import AnsibleOptions, AnsibleRunner, ansible_version
@@ -103,6 +107,75 @@ def test_a_question_that_extra_vars_answer_is_not_asked(tmp_path: Path) -> None:
     ran = project.run(f"{PLAY}  vars_prompt: [{{name: release}}]\n  tasks: [{{debug: {{msg: '{{{{ release }}}}'}}}}]\n")
     assert ends(ran) == [SUCCESS, SUCCESS, SUCCESS]
     assert "  12" in ran.log_of("h1")
+
+
+def soon() -> Callable[[], StopKind | None]:
+    """Long enough for what does not wait for ever."""
+    limit = time.monotonic() + 60
+    return lambda: StopKind.DEADLINE if time.monotonic() > limit else None
+
+
+@pytest.mark.parametrize("asks", ["pause: {prompt: Go on?}", "pause: "])
+def test_a_pause_for_an_answer_goes_on_without_one(asks: str, tmp_path: Path) -> None:
+    ran = Project(tmp_path).run(f"{PLAY}  tasks: [{{{asks}}}, {{debug: {{msg: went on}}}}]\n", soon())
+    assert ends(ran) == [SUCCESS, SUCCESS, SUCCESS]
+    assert "  went on" in ran.log_of("h1")
+    assert "Not waiting for response" in "\n".join(ran.log_of(None))
+
+
+@pytest.mark.parametrize("asks", ["[defaults]\nask_pass = true\n", "[privilege_escalation]\nbecome_ask_pass = true\n"])
+def test_a_password_that_nobody_types_is_none(asks: str, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write("ansible.cfg", asks)
+    assert ends(project.run(f"{PLAY}  tasks: [{{debug: }}]\n", soon())) == [SUCCESS, SUCCESS, SUCCESS]
+
+
+def test_a_debugger_that_nobody_answers_ends_the_playbook_and_says_so(tmp_path: Path) -> None:
+    ran = Project(tmp_path).run(
+        f"{PLAY}  tasks: [{{fail: {{msg: worn out}}, debugger: on_failed, {ON_H1}}}, {{debug: }}]\n", soon()
+    )
+    broken = (ChildStatus.ABORTED, Reason.PLAYBOOK_BROKEN)
+    assert ends(ran) == [FAILED, broken, broken]
+    assert "debugger" in ran.outcome("h2").message
+
+
+def test_nothing_of_a_playbook_has_a_terminal(tmp_path: Path) -> None:
+    asks = "if (: < /dev/tty) 2>/dev/null; then echo a terminal; else echo none; fi; readlink /proc/$PPID/fd/0"
+    project = Project(tmp_path, hosts=("h1",))
+    project.write("site.yml", "")
+    project.write(
+        "callback_plugins/asks.py",
+        "import subprocess\nfrom ansible.plugins.callback import CallbackBase\n\n\n"
+        "class CallbackModule(CallbackBase):\n"
+        "    CALLBACK_VERSION = 2.0\n\n"
+        "    def v2_playbook_on_start(self, playbook):\n"
+        f"        print(subprocess.run({asks!r}, shell=True, capture_output=True, text=True).stdout)\n",
+    )
+    ran = project.run(f"{PLAY}  tasks: [{{debug: }}]\n")
+    assert {"none", "/dev/null"} <= {line for text in ran.log_of(None) for line in text.splitlines()}
+
+
+def test_an_ansible_playbook_that_can_not_be_executed_says_so(tmp_path: Path) -> None:
+    program = tmp_path / "ansible-playbook"
+    program.write_text("#!/nowhere/python\n")
+    program.chmod(0o755)
+    ran = Project(tmp_path, options=AnsibleOptions(ansible_playbook=str(program))).run(f"{PLAY}  tasks: []\n")
+    assert ran.result.error is not None
+    assert f"{program} can't be executed: No such file" in ran.result.error.message
+
+
+def test_killed_from_outside_nothing_is_known(tmp_path: Path) -> None:
+    """By the kernel when memory runs out, for one. It is no end of its own, whatever started it."""
+    project = Project(tmp_path, hosts=("h1",))
+
+    def kill() -> None:
+        for process in marked(project.mark):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if (tmp_path / "inside").exists() and "ansible-playbook" in " ".join(process.cmdline()):
+                    process.kill()
+
+    ran = project.run(f"{PLAY}  tasks: [{{shell: 'touch {tmp_path}/inside; sleep 300'}}]\n", kill)
+    assert ends(ran) == [(ChildStatus.UNKNOWN, Reason.SLICE_LOST)]
 
 
 def test_all_hosts_gone_is_no_broken_playbook(tmp_path: Path) -> None:

@@ -89,7 +89,6 @@ def test_an_ansible_that_keeps_its_limit_elsewhere_is_ended_before_it_touches_an
     assert "could not keep the playbook to its hosts: ['h2', 'h3']" in ran.result.error.message
 
 
-
 @pytest.mark.parametrize("name", ["a,b", "a:b", "a b", "a[1]", "@a", "{{ a }}"])
 def test_the_state_may_lie_anywhere(name: str, tmp_path: Path) -> None:
     root = tmp_path / name

@@ -13,6 +13,7 @@ from reconciler.adapters.ansible.logs import plain, task_name
 
 _RESULT_OF_HOST = re.compile(r"runner_on_(ok|failed|unreachable|skipped)")
 _SAID_AT_MOST = 500
+_DEBUGGER = "(debug)> "
 
 
 @dataclass(slots=True)
@@ -38,6 +39,8 @@ class Evidence:
     """What Ansible printed outside of plays and tasks, errors included, line by line."""
     prompted: str | None = None
     """A variable that the playbook asks for and nobody will answer."""
+    debugged: bool = False
+    """A debugger came up."""
     stopped_at: datetime | None = None
     """When it was told to end: a failure later than that is of our making, and proves nothing."""
 
@@ -51,6 +54,7 @@ class Evidence:
         elif kind == "playbook_on_vars_prompt":
             self.prompted = str(data.get("varname"))
         elif kind in ("verbose", "error") and (text := plain(event.get("stdout", "")).rstrip()):
+            self.debugged = self.debugged or _DEBUGGER in f"{text} "
             self.said.append(text)
             del self.said[:-_SAID_AT_MOST]
 

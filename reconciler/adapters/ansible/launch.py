@@ -37,6 +37,23 @@ _OF_RUNNER = (
 """What ansible-runner's own callback needs; the rest of what it sets is not wanted."""
 
 
+ALONE = """
+import fcntl, os, sys, termios
+try:
+    fcntl.ioctl(0, termios.TIOCNOTTY)
+except OSError:  # there is none
+    pass
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+try:
+    os.execv(sys.argv[1], sys.argv[1:])
+except OSError as error:
+    print(f"ERROR! {sys.argv[1]} can't be executed: {error.strerror}")
+    sys.exit(127)
+"""
+"""Becomes the program it is given, once it has neither a terminal nor anything to read: ansible-runner starts it in a
+terminal of its own, where it would wait for ever for an answer to `pause`, `ask_pass` or a debugger."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnsibleOptions:
     """How Ansible is started: the settings [ansible]. Paths are absolute."""
@@ -188,7 +205,7 @@ def runner_config(work: PlaybookWork, options: AnsibleOptions, playbook: Path, f
         quiet=True,
     )
     config.prepare()
-    config.command[0] = str(playbook)
+    config.command[:1] = [sys.executable, "-I", "-S", "-c", ALONE, str(playbook)]
     config.env = {name: config.env[name] for name in _OF_RUNNER} | _environment(work, options, user, folder)
     return config
 

@@ -89,6 +89,8 @@ def _verdicts(
     touched = bool(evidence.traces) or evidence.stats is not None
     if evidence.prompted is not None and evidence.stats is None:
         error = _prompt(evidence.prompted)
+    elif evidence.debugged and ending.returned == INTERRUPTED:
+        error = _DEBUGGED
     elif ending.orderly and evidence.stats is None and (touched or ending.returned != 0):
         error = _broken(said)
     else:
@@ -103,6 +105,13 @@ def _verdicts(
 def _prompt(variable: str) -> RunError:
     message = f"the playbook asks for the variable {variable}, and nobody is there to answer"
     return RunError(Reason.VARIABLE_PROMPT, message, f"give {variable} in extraVars")
+
+
+_DEBUGGED = RunError(
+    Reason.PLAYBOOK_BROKEN,
+    "a task's debugger came up, and nobody is there to answer",
+    "take `debugger` out of the playbook, and enable_task_debugger out of its ansible.cfg",
+)
 
 
 def _broken(said: str) -> RunError:
