@@ -64,7 +64,11 @@ class Reason(StrEnum):
         "HostGone",
         "The host was in the inventory when the run was opened and is no longer there when its turn came.",
     )
-    NOT_TARGETED = ("NotTargeted", "No play of the playbook has this host in its pattern, so nothing was done on it.")
+    NOT_TARGETED = (
+        "NotTargeted",
+        "No play of the playbook has this host in its pattern, or `tasks.tags` and `tasks.skipTags` leave none of its "
+        "tasks, so nothing was done on it.",
+    )
     STOPPED_ON_FAILURE = (
         "StoppedOnFailure",
         "An earlier wave had a failure and the manifest says stopOnFailure: this host was never started.",
@@ -91,8 +95,8 @@ class Reason(StrEnum):
     )
     NOTHING_TARGETED = (
         "NothingTargeted",
-        "The plays of this playbook match none of the selected hosts, so the run did nothing. Compare `hosts:` in the "
-        "playbook with the selector.",
+        "The plays of this playbook match none of the selected hosts, or none of its tasks has the tags, so the run did "
+        "nothing. Compare `hosts:` in the playbook with the selector, and its tags with `tasks`.",
     )
     SUPERSEDED = (
         "Superseded",

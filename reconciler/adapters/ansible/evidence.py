@@ -87,6 +87,14 @@ def _instant(event: Mapping[str, Any]) -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
+class Tags:
+    """Those that tasks must have, and those that they must not have."""
+
+    only: tuple[str, ...]
+    skip: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What the companion told. Without any line of it, nothing but a failure is proven."""
 
@@ -104,6 +112,10 @@ class Report:
     unreachable: frozenset[str] = frozenset()
     own_failure: frozenset[str] = frozenset()
     """Given up when a task of their own had failed: neither rescued nor ignored."""
+    idle: frozenset[str] = frozenset()
+    """Targeted only by plays in which tags left no task."""
+    tags: Tags | None = None
+    """What chose among the tasks."""
     errors: tuple[str, ...] = ()
 
     @classmethod
@@ -120,7 +132,9 @@ class Report:
         planned: defaultdict[str, set[str]] = defaultdict(set)
         for batch in of_kind["play"]:
             planned[batch["play"]].update(batch["planned"])
-        targeted, missed = _targets([{}, *of_kind["playbook"], *of_kind["end"]][-1].get("plays", ()), planned, hosts)
+        plays = [{}, *of_kind["playbook"], *of_kind["end"]][-1].get("plays", ())
+        targeted, missed = _targets(plays, planned, hosts)
+        tags = last.get("tags")
         own = {line["host"]: line["host"] in line["failed"] for line in of_kind["held"]}
         return cls(
             present=bool(of_kind["playbook"]),
@@ -132,6 +146,8 @@ class Report:
             failed=frozenset(last.get("failed", ())),
             unreachable=frozenset(last.get("unreachable", ())),
             own_failure=frozenset(host for host, held in own.items() if held),
+            idle=frozenset() if tags is None else _idle(plays, planned, frozenset(tags["worked"])),
+            tags=None if tags is None else Tags(tuple(tags["only"]), tuple(tags["skip"])),
             errors=tuple(f"{line['of']}: {line['message']}" for line in of_kind["error"]),
         )
 
@@ -149,3 +165,12 @@ def _targets(
         targeted |= meant
         missed |= meant - (reached or set())
     return frozenset(targeted), frozenset(missed)
+
+
+def _idle(
+    plays: Sequence[Mapping[str, Any]], planned: Mapping[str, set[str]], worked: frozenset[str]
+) -> frozenset[str]:
+    """Hosts of some play, and of none in which there was work."""
+    hosts = {play["play"]: {*(play["targeted"] or ()), *planned.get(play["play"], ())} for play in plays}
+    at_work = [hosts[play] for play in hosts if play in worked]
+    return frozenset().union(*hosts.values()).difference(*at_work)

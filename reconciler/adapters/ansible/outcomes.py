@@ -3,7 +3,7 @@
 Stats alone call hosts ok that any_errors_fatal, max_fail_percentage, serial or run_once stopped; a failed event may have
 been rescued; the exit code of a syntax error is that of an unreachable host. The rule: a host is failed if it has
 failures and the task queue manager has given it up; unreachable if it is given up as such; aborted if given up without
-a failure of its own, or targeted and never planned; not targeted if no play's pattern has it; else success.
+a failure of its own, or targeted and never planned; not targeted if no play's pattern has it, or tags leave no task for it; else success.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.adapters.ansible.evidence import Evidence, HostTrace, Report
+from reconciler.adapters.ansible.evidence import Evidence, HostTrace, Report, Tags
 from reconciler.adapters.ansible.logs import item_label, message_of, task_name
 from reconciler.core.facts import ChildStatus, HostOutcome, RunError, TaskCounts
 from reconciler.core.reasons import Reason
@@ -156,10 +156,19 @@ def _ended(host: str, evidence: Evidence, report: Report) -> Verdict:
     if host in report.missed and (report.failed or report.unreachable):
         message = "the playbook ended before a play that targets this host came to it"
         return Verdict(ChildStatus.ABORTED, Reason.NEVER_REACHED, message)
+    if host in report.idle and report.tags is not None:
+        return Verdict(ChildStatus.SKIPPED, Reason.NOT_TARGETED, _left_no_task(report.tags))
     # One that was missed without any failure was left out on purpose (meta: end_play): a success with nothing to do.
     if host in report.planned or host in report.targeted:
         return Verdict(ChildStatus.SUCCESS)
     return Verdict(ChildStatus.SKIPPED, Reason.NOT_TARGETED, "no play of the playbook targets this host")
+
+
+def _left_no_task(tags: Tags) -> str:
+    if not tags.only:
+        return f"every task of the playbook for this host has one of the skipTags {', '.join(tags.skip)}"
+    beside = f" and none of the skipTags {', '.join(tags.skip)}" if tags.skip else ""
+    return f"no task of the playbook for this host has one of the tags {', '.join(tags.only)}{beside}"
 
 
 def _proven(host: str, trace: HostTrace, report: Report) -> Verdict | None:

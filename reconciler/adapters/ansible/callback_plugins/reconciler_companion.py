@@ -8,11 +8,12 @@ the slice, it ends it before anything is done.
     {"kind": "playbook", "plays": [{"play", "name", "targeted": [...] or null}], "gone": [...]}
     {"kind": "play", "play", "name", "planned": [...]}                one for each batch of each play
     {"kind": "held", "at", "host", "failed": [...], "unreachable": [...]}     after each failure of a host
-    {"kind": "end", "at", "plays": as above, "failed": [...], "unreachable": [...]}
+    {"kind": "end", "at", "plays": as above, "failed": [...], "unreachable": [...], "tags": null or as below}
     {"kind": "error", "of", "message"}
 
 `targeted` are our hosts in a play's pattern, null while a template that can't be read yet decides it. `failed` and
-`unreachable` are the hosts that the task queue manager has given up.
+`unreachable` are the hosts that the task queue manager has given up. Where tags choose among the tasks, `tags` is
+`{"only": [...], "skip": [...], "worked": [...]}`: the tags, and the plays in which they left at least one task.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import sys
 import time
 
+from ansible import context
 from ansible.plugins.callback import CallbackBase
 
 NOBODY = ["!all"]
@@ -47,6 +49,8 @@ class CallbackModule(CallbackBase):
         self._hosts = frozenset()
         self._manager = None
         self._playbook = None
+        self._play = None
+        self._worked = set()
         if self._path is None:
             self.disabled = True
             return
@@ -79,7 +83,16 @@ class CallbackModule(CallbackBase):
         self._tell("playbook", lambda: {"plays": self._targets(), "gone": self._gone()})
 
     def v2_playbook_on_play_start(self, play):
+        self._play = play
         self._tell("play", lambda: {**_name(play), "planned": self._ours(self._inventory().get_hosts(play.hosts))})
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        # an include is there for what it includes, which has tags of its own
+        if task.action.rpartition(".")[2] not in ("include_tasks", "include_role"):
+            self._note_work(task)
+
+    def v2_runner_on_skipped(self, result):
+        self._note_work(getattr(result, "task", None) or result._task)
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         self._tell("held", lambda: {"host": _host(result), **self._held()})
@@ -88,7 +101,7 @@ class CallbackModule(CallbackBase):
         self._tell("held", lambda: {"host": _host(result), **self._held()})
 
     def v2_playbook_on_stats(self, stats):
-        self._tell("end", lambda: {"plays": self._targets(), **self._held()})
+        self._tell("end", lambda: {"plays": self._targets(), **self._held(), "tags": self._tags()})
 
     # -- what is kept to ---------------------------------------------------------------------------------------------
     def _keep_to_our_hosts(self):
@@ -134,6 +147,15 @@ class CallbackModule(CallbackBase):
             "failed": self._of_ours(manager._failed_hosts),
             "unreachable": self._of_ours(manager._unreachable_hosts),
         }
+
+    def _note_work(self, task):
+        if task.get_ds() is not None:  # else Ansible gathers facts by itself, whatever the tags
+            self._worked.add(_name(self._play)["play"])
+
+    def _tags(self):
+        only = [tag for tag in context.CLIARGS.get("tags") or () if tag != "all"]
+        skip = list(context.CLIARGS.get("skip_tags") or ())
+        return {"only": only, "skip": skip, "worked": sorted(self._worked)} if only or skip else None
 
     def _ours(self, hosts):
         return self._of_ours(host.get_name() for host in hosts)
