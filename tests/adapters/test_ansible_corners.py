@@ -17,7 +17,7 @@ import pexpect
 import psutil
 import pytest
 
-from reconciler.adapters.ansible import AnsibleOptions, AnsibleRunner, ansible_version
+from reconciler.adapters.ansible import AnsibleOptions, AnsibleRunner, ansible_version, find_ansible_playbook
 from reconciler.adapters.processes import marked
 from reconciler.core.errors import Refused
 from reconciler.core.facts import ChildStatus
@@ -26,6 +26,13 @@ from reconciler.ports import LogLine, StopKind
 from tests.adapters.playbooks import INVENTORY, PLAY, Project, Ran
 
 pytestmark = pytest.mark.ansible
+
+
+def encrypt(file: Path, password: Path) -> None:
+    password.write_text("opens the vault\n")
+    vault = Path(sys.executable).with_name("ansible-vault")
+    subprocess.run([vault, "encrypt", "--vault-password-file", password, file], check=True, capture_output=True)
+
 
 ON_H1 = "when: inventory_hostname == 'h1'"
 SECRET = "correct-horse-battery-staple"
@@ -162,6 +169,35 @@ def test_an_ansible_playbook_that_can_not_be_executed_says_so(tmp_path: Path) ->
     ran = Project(tmp_path, options=AnsibleOptions(ansible_playbook=str(program))).run(f"{PLAY}  tasks: []\n")
     assert ran.result.error is not None
     assert f"{program} can't be executed: No such file" in ran.result.error.message
+    assert "ansible.ansible_playbook" in ran.result.error.hint
+
+
+def test_a_wrong_vault_password_is_not_for_the_playbook_to_mend(tmp_path: Path) -> None:
+    project = Project(tmp_path, extra_vars_files=("secrets.yml",))
+    encrypt(project.write("secrets.yml", f"token: {SECRET}\n"), tmp_path / "right")
+    (tmp_path / "wrong").write_text("does not\n")
+    for given in (AnsibleOptions(vault_password_files=(tmp_path / "wrong",)), AnsibleOptions()):
+        project.options = given
+        error = project.run(f"{PLAY}  tasks: [{{debug: }}]\n").result.error
+        assert error is not None
+        assert error.reason is Reason.PLAYBOOK_BROKEN
+        assert "ansible.vault_password_files" in error.hint, error
+
+
+def test_a_vault_password_that_nobody_types_is_missing(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write("ansible.cfg", "[defaults]\nask_vault_pass = true\n")
+    error = project.run(f"{PLAY}  tasks: [{{debug: }}]\n", soon()).result.error
+    assert error is not None
+    assert "ansible.vault_password_files" in error.hint, error
+
+
+def test_an_ansible_playbook_below_the_home_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "ansible-playbook"
+    program.parent.mkdir()
+    program.symlink_to(Path(sys.executable).with_name("ansible-playbook"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_ansible_playbook(AnsibleOptions(ansible_playbook="~/bin/ansible-playbook")) == program
 
 
 def test_killed_from_outside_nothing_is_known(tmp_path: Path) -> None:
@@ -243,6 +279,31 @@ def test_a_lost_lease_proves_nothing(tmp_path: Path) -> None:
         lambda: StopKind.LOST if inside.exists() else None,
     )
     assert ends(ran) == [(ChildStatus.UNKNOWN, Reason.SLICE_LOST)]
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_no_outcome(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write(
+        "callback_plugins/full.py",
+        "import builtins, errno\n"
+        "from ansible.plugins.callback import CallbackBase\n\n"
+        "really_open, opened = builtins.open, []\n\n\n"
+        "def full(path, *args, **kwargs):\n"
+        "    file = really_open(path, *args, **kwargs)\n"
+        "    if str(path).endswith('companion.jsonl'):\n"
+        "        opened.append(file)\n"
+        "        if len(opened) == 2:\n"
+        "            file.write('half of a li')\n"
+        "            file.close()\n"
+        "            raise OSError(errno.ENOSPC, 'no space left on device')\n"
+        "    return file\n\n\n"
+        "builtins.open = full\n\n\n"
+        "class CallbackModule(CallbackBase):\n"
+        "    CALLBACK_VERSION = 2.0\n",
+    )
+    ran = project.run(f"{PLAY}  serial: 1\n  tasks: [{{fail: {{msg: worn out}}}}]\n")
+    assert ends(ran) == [FAILED, NEVER_REACHED, NEVER_REACHED]
+    assert "no space left on device" in "\n".join(ran.log_of(None))
 
 
 # -- how it ends, whatever happens -----------------------------------------------------------------------------------

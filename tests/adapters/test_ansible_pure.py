@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reconciler.adapters.ansible.evidence import Evidence, Report
+from reconciler.adapters.ansible.evidence import Evidence, Report, report_lines
 from reconciler.adapters.ansible.launch import UserConfig, as_data
 from reconciler.adapters.ansible.logs import Logbook, message_of, plain
 from reconciler.adapters.ansible.outcomes import INTERRUPTED, MAX_MESSAGE, Ending, judge
@@ -50,7 +50,7 @@ def held(host: str, *failed: str, at: int = 0) -> Line:
 
 def judged(
     events: list[dict[str, Any]],
-    lines: list[Line],
+    lines: Sequence[Line],
     returned: int | None = None,
     stop: StopKind | None = None,
     stopped_at: int | None = None,
@@ -98,6 +98,25 @@ def test_what_the_companion_could_not_tell_is_said() -> None:
     outcomes = judged([stats], [*start("h1", "h2"), broken], returned=0)
     assert ends(outcomes) == [NO_REPORT, NO_REPORT]
     assert "_failed_hosts" in outcomes[0].message
+
+
+def test_with_a_damaged_report_only_what_is_proven_stands() -> None:
+    end = {"kind": "end", "plays": start("h1", "h2")[0]["plays"], "failed": ["h1"], "unreachable": []}
+    whole = [json.dumps(line) for line in (*start("h1", "h2"), held("h1", "h1"), end)]
+    stats = event("playbook_on_stats", ok={"h2": 1}, failures={"h1": 1})
+    whole[1] = whole[1][:20]
+    outcomes = judged([failure("h1"), stats], report_lines("\n".join([*whole, '{"ki'])), returned=2)
+    assert ends(outcomes) == [FAILED, NO_REPORT]
+    assert outcomes[1].message.endswith("(report: line 2 can't be read)")
+
+
+def test_a_line_that_was_cut_off_at_the_end_is_no_damage() -> None:
+    assert report_lines('{"kind": "end"}\n{"kin') == [{"kind": "end"}]
+
+
+@pytest.mark.parametrize("line", ["", "12", "[]", "{}", "\x00"])
+def test_whatever_a_damaged_line_has_become_it_is_an_error(line: str) -> None:
+    assert [said["kind"] for said in report_lines(f"{line}\n")] == ["error"]
 
 
 def test_an_exit_code_of_zero_alone_is_no_success() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -118,6 +119,11 @@ class Report:
     """What chose among the tasks."""
     errors: tuple[str, ...] = ()
 
+    @property
+    def damaged(self) -> bool:
+        """Some of it is missing: what it does not say is not known."""
+        return bool(self.errors)
+
     @classmethod
     def read(
         cls, lines: Sequence[Mapping[str, Any]], hosts: Iterable[str], stopped_at: datetime | None = None
@@ -150,6 +156,22 @@ class Report:
             tags=None if tags is None else Tags(tuple(tags["only"]), tuple(tags["skip"])),
             errors=tuple(f"{line['of']}: {line['message']}" for line in of_kind["error"]),
         )
+
+
+def report_lines(text: str) -> list[dict[str, Any]]:
+    """The companion's lines. One that can't be read, for the disk was full or damaged, becomes an error; the last one,
+    cut off when Ansible was killed, is left out."""
+    return [_report_line(number, line) for number, line in enumerate(text.split("\n")[:-1], start=1)]
+
+
+def _report_line(number: int, text: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        line = None
+    if isinstance(line, dict) and "kind" in line:
+        return line
+    return {"kind": "error", "of": "report", "message": f"line {number} can't be read"}
 
 
 def _targets(

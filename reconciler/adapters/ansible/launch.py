@@ -75,7 +75,13 @@ def find_ansible_playbook(options: AnsibleOptions) -> Path:
     """The ansible-playbook to use. Raises Unavailable (AnsibleMissing)."""
     named = options.ansible_playbook
     beside = Path(sys.executable).with_name("ansible-playbook")
-    found = shutil.which(named) if named else str(beside) if beside.exists() else shutil.which("ansible-playbook")
+    found = (
+        shutil.which(Path(named).expanduser())
+        if named
+        else str(beside)
+        if beside.exists()
+        else shutil.which("ansible-playbook")
+    )
     if found is None:
         what = f"ansible.ansible_playbook is {named}, which" if named else "ansible-playbook"
         raise Unavailable(

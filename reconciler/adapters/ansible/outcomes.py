@@ -92,7 +92,7 @@ def _verdicts(
     elif evidence.debugged and ending.returned == INTERRUPTED:
         error = _DEBUGGED
     elif ending.orderly and evidence.stats is None and (touched or ending.returned != 0):
-        error = _broken(said)
+        error = _broken(said, ending.returned)
     else:
         return [_judge(host, evidence, report, ending) for host in hosts], None
     aborted = Verdict(ChildStatus.ABORTED, error.reason, error.message)
@@ -114,10 +114,27 @@ _DEBUGGED = RunError(
 )
 
 
-def _broken(said: str) -> RunError:
+_VAULT = re.compile(r"vault (?:password|secret)|decryption failed|attempting to decrypt", re.I)
+_NOT_EXECUTED = (126, 127)
+
+
+def _broken(said: str, returned: int | None) -> RunError:
     message = _short(_complaint(said)) or "ansible-playbook ended before it was done, and did not say why"
-    reason = Reason.MISSING_COLLECTION if _MISSING.search(said) else Reason.PLAYBOOK_BROKEN
-    return RunError(reason, message, "mend the playbook; the run's log has all of it")
+    if returned in _NOT_EXECUTED:
+        hint = (
+            "mend the ansible-playbook that ansible.ansible_playbook names or PATH finds; `reconciler doctor` shows it"
+        )
+    elif _VAULT.search(said):
+        hint = "compare ansible.vault_password_files with what the vault was encrypted with; nobody is asked for it"
+    elif "Unable to find limit file" in said:
+        hint = "leave the state directory alone while a playbook runs: something has taken a file of it away"
+    elif "could not keep the playbook to its hosts" in said:
+        hint = "use a supported ansible-core; `reconciler doctor` shows which one is used"
+    elif _MISSING.search(said):
+        return RunError(Reason.MISSING_COLLECTION, message, "install it where ansible-playbook runs, or ship it")
+    else:
+        hint = "mend the playbook; the run's log has all of it"
+    return RunError(Reason.PLAYBOOK_BROKEN, message, hint)
 
 
 # -- one host: the first rule that holds -----------------------------------------------------------------------------
@@ -134,9 +151,9 @@ def _judge(host: str, evidence: Evidence, report: Report, ending: Ending) -> Ver
     if evidence.stats is not None and evidence.count("failures", host) and trace.failure is not None:
         return _failed(trace)
     if evidence.stats is not None or ending.orderly:
-        said = "; ".join(report.errors)
-        message = "ansible-playbook ended without the companion's report, so nothing proves how this host ended"
-        return Verdict(ChildStatus.UNKNOWN, Reason.COMPANION_MISSING, f"{message} ({said})" if said else message)
+        return _unproven(
+            "ansible-playbook ended without the companion's report, so nothing proves how this host ended", report
+        )
     message = "ansible-playbook was ended from outside before it was done with this host"
     return Verdict(ChildStatus.UNKNOWN, Reason.SLICE_LOST, message, trace.inside)
 
@@ -153,6 +170,8 @@ def _ended(host: str, evidence: Evidence, report: Report) -> Verdict:
     if host in report.failed:
         message = "stopped by Ansible because of another host's failure"
         return Verdict(ChildStatus.ABORTED, Reason.STOPPED_WITH_OTHERS, message)
+    if report.damaged:
+        return _unproven("the companion's report is damaged, so nothing proves how this host ended", report)
     if host in report.missed and (report.failed or report.unreachable):
         message = "the playbook ended before a play that targets this host came to it"
         return Verdict(ChildStatus.ABORTED, Reason.NEVER_REACHED, message)
@@ -162,6 +181,11 @@ def _ended(host: str, evidence: Evidence, report: Report) -> Verdict:
     if host in report.planned or host in report.targeted:
         return Verdict(ChildStatus.SUCCESS)
     return Verdict(ChildStatus.SKIPPED, Reason.NOT_TARGETED, "no play of the playbook targets this host")
+
+
+def _unproven(message: str, report: Report) -> Verdict:
+    said = "; ".join(report.errors)
+    return Verdict(ChildStatus.UNKNOWN, Reason.COMPANION_MISSING, f"{message} ({said})" if said else message)
 
 
 def _left_no_task(tags: Tags) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import pexpect
 from ansible_runner.runner import Runner as RunnerProcess
 
-from reconciler.adapters.ansible.evidence import Evidence, Report
+from reconciler.adapters.ansible.evidence import Evidence, Report, report_lines
 from reconciler.adapters.ansible.launch import (
     AnsibleOptions,
     Folder,
@@ -124,12 +124,10 @@ class PreparedAnsible:
                 return None
 
     def _read_report(self) -> list[dict[str, Any]]:
-        """A last line that was cut off when it was killed is left out."""
         try:
-            text = self._folder.report.read_text(encoding="utf-8")
+            return report_lines(self._folder.report.read_text(encoding="utf-8", errors="replace"))
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 class _Process:

@@ -22,6 +22,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 from ansible import context
 from ansible.plugins.callback import CallbackBase
@@ -51,6 +52,7 @@ class CallbackModule(CallbackBase):
         self._playbook = None
         self._play = None
         self._worked = set()
+        self._untold = []
         if self._path is None:
             self.disabled = True
             return
@@ -59,14 +61,26 @@ class CallbackModule(CallbackBase):
 
     def _tell(self, kind, facts):
         try:
-            try:
-                line = {"kind": kind, **facts()}
-            except Exception as error:  # whatever Ansible has changed inside, the playbook goes on
-                line = {"kind": "error", "of": kind, "message": repr(error)}
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except Exception as error:
+            line = {"kind": kind, **facts()}
+        except Exception as error:  # whatever Ansible has changed inside, the playbook goes on
+            line = {"kind": "error", "of": kind, "message": repr(error)}
+        try:
+            self._untold.append(json.dumps(line) + "\n")
+            self._write("".join(self._untold))
+            self._untold.clear()
+        except Exception as error:  # a full disk may have room again at the next line
             self._display.warning(f"the report to reconciler could not be written: {error!r}")
+
+    def _write(self, text):
+        """All of it, or nothing."""
+        report = Path(self._path)
+        size = report.stat().st_size if report.exists() else 0
+        try:
+            with open(report, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError:
+            os.truncate(report, size)
+            raise
 
     # -- what Ansible calls ------------------------------------------------------------------------------------------
     def v2_playbook_on_start(self, playbook):
