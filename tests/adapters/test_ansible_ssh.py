@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from reconciler.adapters.ansible import AnsibleOptions
 from reconciler.adapters.processes import marked
 from reconciler.core.facts import ChildStatus
 from reconciler.core.reasons import Reason
+from reconciler.ports import StopKind
 from tests.adapters.playbooks import PLAY, Project
 from tests.conftest import MakeFleet
 from tests.sshd import SshFleet
@@ -48,7 +53,59 @@ def test_the_settings_open_every_host_and_one_that_is_down_is_unreachable(tmp_pa
         (ChildStatus.UNREACHABLE, Reason.CONNECTION_FAILED),
         (ChildStatus.SUCCESS, None),
     ]
-    assert marked(here.mark) == (), "masters of shared connections are ended too"
+    assert marked(here.mark) == ()
+
+
+def connections(fleet: SshFleet) -> set[int]:
+    """The processes of ssh that are connected to it, masters of shared connections among them."""
+    return {
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.pid and connection.raddr and connection.raddr.port == fleet.port
+        and connection.status == psutil.CONN_ESTABLISHED
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("told", [None, StopKind.CANCEL])
+def test_no_connection_outlives_the_playbook(
+    told: StopKind | None, tmp_path: Path, ssh_fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = ssh_fleet(["web-1", "web-2"])
+    here, touched, seen = project(tmp_path, fleet), tmp_path / "touched", set[Path]()
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+
+        def look() -> StopKind | None:
+            if not touched.exists():
+                return None
+            assert connections(fleet)
+            seen.update(Path(short).rglob("*"))
+            touched.with_name("seen").touch()
+            return told
+
+        wait = f"touch {touched}; until test -e {tmp_path}/seen; do sleep 0.1; done; {'sleep 300' if told else 'true'}"
+        ran = here.run(f"{PLAY}  tasks: [{{shell: '{wait}'}}]\n", look)
+        assert [outcome.status for outcome in ran.result.outcomes] == [
+            ChildStatus.CANCELLED if told else ChildStatus.SUCCESS
+        ] * 2
+        assert len([path for path in seen if path.parent.name.startswith("reconciler-")]) >= 2
+        assert list(Path(short).iterdir()) == []
+    limit = time.monotonic() + 20
+    while connections(fleet) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert connections(fleet) == set(), "ssh would have kept them for a minute"
+
+
+def test_shared_connections_that_the_user_has_placed_stay_there(tmp_path: Path, ssh_fleet: MakeFleet) -> None:
+    fleet = ssh_fleet(["web-1"])
+    here = project(tmp_path, fleet)
+    with tempfile.TemporaryDirectory() as theirs:
+        here.write("ansible.cfg", f"[ssh_connection]\ncontrol_path_dir = {theirs}\n")
+        ran = here.run(f"{PLAY}  tasks: [{{ping: }}]\n")
+        assert ran.outcome("web-1").status is ChildStatus.SUCCESS
+        (socket,) = Path(theirs).iterdir()
+        closing = ["ssh", "-F", "none", "-o", f"ControlPath={socket}", "-O", "exit", "any"]
+        subprocess.run(closing, check=True, capture_output=True)
 
 
 def test_a_group_that_sets_its_own_ssh_arguments_still_gets_the_known_hosts(

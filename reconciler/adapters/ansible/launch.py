@@ -9,12 +9,14 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +77,9 @@ def find_ansible_playbook(options: AnsibleOptions) -> Path:
     """The ansible-playbook to use. Raises Unavailable (AnsibleMissing)."""
     named = options.ansible_playbook
     beside = Path(sys.executable).with_name("ansible-playbook")
-    found = (
-        shutil.which(Path(named).expanduser())
-        if named
-        else str(beside)
-        if beside.exists()
-        else shutil.which("ansible-playbook")
-    )
+    if not named and beside.exists():
+        return beside.absolute()
+    found = shutil.which(Path(named or beside.name).expanduser())
     if found is None:
         what = f"ansible.ansible_playbook is {named}, which" if named else "ansible-playbook"
         raise Unavailable(
@@ -126,11 +124,18 @@ def check_syntax(options: AnsibleOptions, project: Path, playbook: str, inventor
     return None if done.returncode == 0 else (done.stderr or done.stdout).strip()
 
 
+def _somewhere_short() -> Path:
+    """The path of a socket has a hundred characters at most. Nobody can guess the name, and lie in wait there."""
+    return Path(tempfile.gettempdir(), f"reconciler-{secrets.token_hex(8)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """Where everything of one run lies: the private directory of a slice, gone when it is over."""
 
     path: Path
+    sockets: Path = field(default_factory=_somewhere_short)
+    """Of the ssh connections that its tasks share: made by Ansible when it needs it."""
 
     @property
     def hosts(self) -> Path:
@@ -264,6 +269,8 @@ def _environment(work: PlaybookWork, options: AnsibleOptions, user: UserConfig, 
     }
     if (own := work.project / "ansible.cfg").is_file():
         environment["ANSIBLE_CONFIG"] = str(own)
+    if not user.places_sockets():
+        environment.setdefault("ANSIBLE_SSH_CONTROL_PATH_DIR", str(folder.sockets))
     if options.ssh_common_args:
         environment["ANSIBLE_SSH_COMMON_ARGS"] = user.with_ours(
             "ssh_connection", "ssh_common_args", options.ssh_common_args
@@ -308,6 +315,11 @@ class UserConfig:
 
     def names_inventory(self) -> bool:
         return bool(self._text("defaults", "inventory"))
+
+    def places_sockets(self) -> bool:
+        """Whether they say where ssh keeps the connections that tasks share."""
+        said = [self._text("ssh_connection", name) for name in ("control_path", "control_path_dir")]
+        return any(said) or "controlpath" in self._text("ssh_connection", "ssh_args").lower()
 
     def task_timeout(self, seconds: int) -> int:
         """The smaller one of theirs and ours; theirs may be 0, which means none."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import queue
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pexpect
@@ -37,6 +39,9 @@ from reconciler.ports import LogLine, PlaybookResult, PlaybookWork, StopKind
 
 POLL = 0.2
 """Seconds between two questions whether to stop."""
+
+PATIENCE_WITH_SSH = 5.0
+"""Seconds; it only has to hear of it from a process of this machine."""
 
 Event = Mapping[str, Any]
 
@@ -87,6 +92,7 @@ class PreparedAnsible:
                 told = self._follow(take, stop, evidence)
             finally:
                 self._process.end(mark)
+                close_shared_connections(self._folder.sockets)
             for event in self._process.rest():
                 take(event)
             report = Report.read(self._read_report(), self._work.hosts, evidence.stopped_at)
@@ -128,6 +134,29 @@ class PreparedAnsible:
             return report_lines(self._folder.report.read_text(encoding="utf-8", errors="replace"))
         except FileNotFoundError:
             return []
+
+
+def close_shared_connections(sockets: Path) -> None:
+    """ssh keeps them open for a minute, in a process that has cleared its environment, so that no mark leads to it."""
+    ssh = shutil.which("ssh")
+    if ssh is None or not sockets.is_dir():
+        return
+    asked = [
+        subprocess.Popen(
+            [ssh, "-F", "none", "-o", f'ControlPath="{socket}"', "-O", "exit", "any"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for socket in sockets.iterdir()
+    ]
+    for process in asked:
+        try:
+            process.wait(PATIENCE_WITH_SSH)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    shutil.rmtree(sockets, ignore_errors=True)
 
 
 class _Process:
