@@ -28,13 +28,8 @@ from tests.adapters.playbooks import INVENTORY, PLAY, Project, Ran
 pytestmark = pytest.mark.ansible
 
 
-def encrypt(file: Path, password: Path) -> None:
-    password.write_text("opens the vault\n")
-    vault = Path(sys.executable).with_name("ansible-vault")
-    subprocess.run([vault, "encrypt", "--vault-password-file", password, file], check=True, capture_output=True)
-
-
 ON_H1 = "when: inventory_hostname == 'h1'"
+ON_H2 = "when: inventory_hostname == 'h2'"
 SECRET = "correct-horse-battery-staple"
 
 SUCCESS = (ChildStatus.SUCCESS, None)
@@ -65,6 +60,69 @@ def test_a_host_whose_failure_was_rescued_is_still_only_aborted_when_another_sto
 def test_a_batch_that_was_left_out_on_purpose_is_a_success(tmp_path: Path) -> None:
     ran = Project(tmp_path).run(f"{PLAY}  serial: 1\n  tasks: [{{debug: }}, {{meta: end_play}}]\n")
     assert ends(ran) == [SUCCESS, SUCCESS, SUCCESS]
+
+
+def test_nor_is_it_a_failure_when_another_host_had_failed_before(tmp_path: Path) -> None:
+    ran = Project(tmp_path).run(
+        f"{PLAY}  tasks: [{{fail: {{msg: worn out}}, {ON_H1}}}]\n{PLAY}  serial: 1\n  tasks: [{{meta: end_play}}]\n"
+    )
+    assert ends(ran) == [FAILED, SUCCESS, SUCCESS]
+
+
+def test_nor_when_a_later_play_fails(tmp_path: Path) -> None:
+    ran = Project(tmp_path).run(
+        f"{PLAY}  serial: 1\n  tasks: [{{meta: end_play}}]\n{PLAY}  tasks: [{{fail: {{msg: worn out}}, {ON_H1}}}]\n"
+    )
+    assert ends(ran) == [FAILED, SUCCESS, SUCCESS]
+
+
+def test_a_batch_that_never_came_after_an_earlier_failure_and_one_of_its_own_is_aborted(tmp_path: Path) -> None:
+    ran = Project(tmp_path).run(
+        f"{PLAY}  tasks: [{{fail: {{msg: worn out}}, {ON_H1}}}]\n"
+        f"{PLAY}  serial: 1\n  tasks: [{{fail: {{msg: worn out too}}, {ON_H2}}}]\n"
+    )
+    assert ends(ran) == [FAILED, FAILED, NEVER_REACHED]
+
+
+@pytest.mark.parametrize("between", ["", f"{PLAY}  tasks:\n"], ids=["in the same play", "in the next play"])
+def test_a_failure_that_was_forgiven_does_not_come_back_when_another_host_stops_all(
+    between: str, tmp_path: Path
+) -> None:
+    ran = Project(tmp_path).run(
+        f"{PLAY}  tasks:\n    - {{fail: {{msg: forgiven}}, {ON_H1}}}\n    - meta: clear_host_errors\n"
+        f"{between}    - {{fail: {{msg: worn out}}, any_errors_fatal: true, {ON_H2}}}\n    - debug:\n"
+    )
+    assert ends(ran) == [STOPPED, FAILED, STOPPED]
+    assert ran.outcome("h2").message == "worn out"
+
+
+def test_who_fails_again_after_being_forgiven_has_failed_of_that(tmp_path: Path) -> None:
+    fails = [f"{{name: {name}, fail: {{msg: {name}}}, {ON_H1}}}" for name in ("forgiven", "again")]
+    ran = Project(tmp_path).run(
+        f"{PLAY}  tasks: [{fails[0]}, {{meta: clear_host_errors}}]\n{PLAY}  tasks: [{fails[1]}]\n"
+    )
+    assert ends(ran) == [FAILED, SUCCESS, SUCCESS]
+    assert (ran.outcome("h1").task, ran.outcome("h1").message) == ("again", "again")
+
+
+@pytest.mark.parametrize(
+    "afterwards",
+    [
+        pytest.param("{block: [{fail: {msg: tidying}}], rescue: [{debug: }]}", id="rescued"),
+        pytest.param("{fail: {msg: tidying}}", id="fails too"),
+        pytest.param("{fail: {msg: tidying}, ignore_errors: true}", id="ignored"),
+    ],
+)
+def test_what_fails_in_an_always_section_does_not_hide_why_it_came_to_that(afterwards: str, tmp_path: Path) -> None:
+    block = f"{{block: [{{name: install, fail: {{msg: no space}}, {ON_H1}}}], always: [{afterwards}]}}"
+    outcome = Project(tmp_path).run(f"{PLAY}  tasks: [{block}]\n").outcome("h1")
+    assert (outcome.status, outcome.task, outcome.message) == (ChildStatus.FAILED, "install", "no space")
+
+
+def test_a_rescue_that_fails_is_what_counts(tmp_path: Path) -> None:
+    block = "{block: [{name: install, fail: {msg: no space}}], rescue: [{name: undo, fail: {msg: no way back}}]}"
+    outcome = Project(tmp_path).run(f"{PLAY}  tasks: [{block}]\n").outcome("h1")
+    assert (outcome.status, outcome.task, outcome.message) == (ChildStatus.FAILED, "undo", "no way back")
 
 
 def test_batches_that_all_had_their_turn_are_a_success(tmp_path: Path) -> None:
@@ -170,6 +228,12 @@ def test_an_ansible_playbook_that_can_not_be_executed_says_so(tmp_path: Path) ->
     assert ran.result.error is not None
     assert f"{program} can't be executed: No such file" in ran.result.error.message
     assert "ansible.ansible_playbook" in ran.result.error.hint
+
+
+def encrypt(file: Path, password: Path) -> None:
+    password.write_text("opens the vault\n")
+    vault = Path(sys.executable).with_name("ansible-vault")
+    subprocess.run([vault, "encrypt", "--vault-password-file", password, file], check=True, capture_output=True)
 
 
 def test_a_wrong_vault_password_is_not_for_the_playbook_to_mend(tmp_path: Path) -> None:

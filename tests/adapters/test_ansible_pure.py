@@ -39,13 +39,17 @@ def start(*targeted: str, gone: tuple[str, ...] = ()) -> list[Line]:
     play = {"play": "p1", "name": "all"}
     return [
         {"kind": "playbook", "plays": [{**play, "targeted": list(targeted)}], "gone": list(gone)},
-        {"kind": "play", **play, "planned": list(targeted)},
+        {"kind": "play", **play, "planned": list(targeted), "failed": [], "unreachable": []},
     ]
 
 
 def held(host: str, *failed: str, at: int = 0) -> Line:
     moment = (NOON + timedelta(seconds=at)).timestamp()
-    return {"kind": "held", "at": moment, "host": host, "failed": list(failed), "unreachable": []}
+    count = int(host in failed)
+    return {
+        "kind": "held", "at": moment, "host": host, "task": "t1", "failures": count,
+        "failed": list(failed), "unreachable": [],
+    }  # fmt: skip
 
 
 def judged(
@@ -170,7 +174,7 @@ def test_while_a_template_hides_a_pattern_any_host_may_have_been_meant() -> None
     plays = [{"play": "p1", "name": "one", "targeted": ["h1"]}, {"play": "p2", "name": "two", "targeted": None}]
     lines: list[Line] = [
         {"kind": "playbook", "plays": plays, "gone": []},
-        {"kind": "play", "play": "p1", "planned": ["h1"]},
+        {"kind": "play", "play": "p1", "planned": ["h1"], "failed": [], "unreachable": []},
         {"kind": "end", "at": 0, "plays": plays, "failed": ["h1"], "unreachable": []},
     ]
     stats = event("playbook_on_stats", failures={"h1": 1})

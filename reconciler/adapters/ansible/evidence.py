@@ -21,8 +21,8 @@ _DEBUGGER = "(debug)> "
 class HostTrace:
     """What was seen of one host."""
 
-    failure: Mapping[str, Any] | None = None
-    """The data of its last failure that was not ignored. It may have been rescued."""
+    failures: list[Mapping[str, Any]] = field(default_factory=list)
+    """The data of those that were not ignored. They may have been rescued."""
     unreachable: Mapping[str, Any] | None = None
     inside: str | None = None
     """The task it is in."""
@@ -69,7 +69,7 @@ class Evidence:
         elif _RESULT_OF_HOST.fullmatch(kind):
             trace.inside = None
         if kind == "runner_on_failed" and not data.get("ignore_errors"):
-            trace.failure = data
+            trace.failures.append(data)
         elif kind == "runner_on_unreachable":
             trace.unreachable = data
 
@@ -105,7 +105,7 @@ class Report:
     planned: frozenset[str] = frozenset()
     targeted: frozenset[str] = frozenset()
     missed: frozenset[str] = frozenset()
-    """Targeted by a play that never planned them."""
+    """Targeted by a play that never planned them, because hosts had failed."""
     gone: frozenset[str] = frozenset()
     """Not in the inventory."""
     failed: frozenset[str] = frozenset()
@@ -113,6 +113,10 @@ class Report:
     unreachable: frozenset[str] = frozenset()
     own_failure: frozenset[str] = frozenset()
     """Given up when a task of their own had failed: neither rescued nor ignored."""
+    cleared: frozenset[str] = frozenset()
+    """Forgiven all that failed before (clear_host_errors), and not failed since."""
+    decisive: Mapping[str, str] = field(default_factory=dict)
+    """By host, the task that failed first and was neither rescued nor forgiven."""
     idle: frozenset[str] = frozenset()
     """Targeted only by plays in which tags left no task."""
     tags: Tags | None = None
@@ -130,18 +134,22 @@ class Report:
     ) -> Report:
         """`stopped_at` as in Evidence."""
         of_kind: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
-        for line in lines:
-            if stopped_at is None or line["kind"] != "held" or line["at"] <= stopped_at.timestamp():
-                of_kind[line["kind"]].append(line)
+        lines_in_time = [
+            line
+            for line in lines
+            if stopped_at is None or line["kind"] != "held" or line["at"] <= stopped_at.timestamp()
+        ]
+        for line in lines_in_time:
+            of_kind[line["kind"]].append(line)
         last = [{}, *of_kind["held"], *of_kind["end"]][-1]
         start = [{}, *of_kind["playbook"]][-1]
         planned: defaultdict[str, set[str]] = defaultdict(set)
         for batch in of_kind["play"]:
             planned[batch["play"]].update(batch["planned"])
         plays = [{}, *of_kind["playbook"], *of_kind["end"]][-1].get("plays", ())
-        targeted, missed = _targets(plays, planned, hosts)
+        targeted, missed = _targets(plays, planned, _stopped_in(of_kind["play"], last), hosts)
+        own, cleared, decisive = _failures(lines_in_time)
         tags = last.get("tags")
-        own = {line["host"]: line["host"] in line["failed"] for line in of_kind["held"]}
         return cls(
             present=bool(of_kind["playbook"]),
             ended=bool(of_kind["end"]),
@@ -151,7 +159,9 @@ class Report:
             gone=frozenset(start.get("gone", ())),
             failed=frozenset(last.get("failed", ())),
             unreachable=frozenset(last.get("unreachable", ())),
-            own_failure=frozenset(host for host, held in own.items() if held),
+            own_failure=own,
+            cleared=cleared,
+            decisive=decisive,
             idle=frozenset() if tags is None else _idle(plays, planned, frozenset(tags["worked"])),
             tags=None if tags is None else Tags(tuple(tags["only"]), tuple(tags["skip"])),
             errors=tuple(f"{line['of']}: {line['message']}" for line in of_kind["error"]),
@@ -174,10 +184,44 @@ def _report_line(number: int, text: str) -> dict[str, Any]:
     return {"kind": "error", "of": "report", "message": f"line {number} can't be read"}
 
 
+def _failures(lines: Sequence[Mapping[str, Any]]) -> tuple[frozenset[str], frozenset[str], dict[str, str]]:
+    """Report's own_failure, cleared and decisive."""
+    own: set[str] = set()
+    cleared: set[str] = set()
+    decisive: dict[str, str] = {}
+    counted: dict[str, int] = {}
+    for line in lines:
+        if line["kind"] == "cleared":
+            cleared.update(line["hosts"])
+            own.difference_update(line["hosts"])
+            decisive = {host: task for host, task in decisive.items() if host not in line["hosts"]}
+        elif line["kind"] == "held":
+            host = line["host"]
+            if line["failures"] > counted.get(host, 0):  # one that is rescued is not counted
+                counted[host] = line["failures"]
+                decisive.setdefault(host, line["task"])
+                cleared.discard(host)
+            own.discard(host)
+            if host in line["failed"]:
+                own.add(host)
+    return frozenset(own), frozenset(cleared), decisive
+
+
+def _stopped_in(batches: Sequence[Mapping[str, Any]], last: Mapping[str, Any]) -> str | None:
+    """The play that hosts of its last batch have ended by failing. An earlier one that left hosts out did so on
+    purpose (meta: end_play), as did the last one if no host was given up in it."""
+    if not batches:
+        return None
+    before = {*batches[-1]["failed"], *batches[-1]["unreachable"]}
+    failed_in_it = {*last.get("failed", ()), *last.get("unreachable", ())} - before
+    return str(batches[-1]["play"]) if failed_in_it else None
+
+
 def _targets(
-    plays: Sequence[Mapping[str, Any]], planned: Mapping[str, set[str]], hosts: Iterable[str]
+    plays: Sequence[Mapping[str, Any]], planned: Mapping[str, set[str]], stopped_in: str | None, hosts: Iterable[str]
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Hosts that some play targets, and those that one of their plays has never planned."""
+    """Hosts that some play targets, and those that one of their plays has not planned since it was stopped, or never
+    began."""
     targeted: set[str] = set()
     missed: set[str] = set()
     for play in plays:
@@ -185,7 +229,8 @@ def _targets(
         # while a template hides the pattern of a play that never began, it may have meant any host
         meant = set(play["targeted"]) if play["targeted"] is not None else set() if reached is not None else set(hosts)
         targeted |= meant
-        missed |= meant - (reached or set())
+        if reached is None or play["play"] == stopped_in:
+            missed |= meant - (reached or set())
     return frozenset(targeted), frozenset(missed)
 
 

@@ -99,7 +99,7 @@ class Logbook:
             yield from self._lines_of_host(kind, data, host, event)
             return
         if kind == "playbook_on_task_start" and data.get("is_conditional"):
-            self._handlers.add(_uuid(data.get("task_uuid")))
+            self._handlers.add(uuid_of(data.get("task_uuid")))
         if kind not in _NOT_FOR_THE_RUN and (text := _BANNER.sub("", plain(event.get("stdout", ""))).strip("\n")):
             yield LogLine(None, text)
 
@@ -118,7 +118,7 @@ class Logbook:
         yield from self._warnings(host, data.get("res") or {})
 
     def _heading(self, host: str, data: Mapping[str, Any]) -> Iterator[LogLine]:
-        play, task = _uuid(data.get("play_uuid")), _uuid(data.get("task_uuid"))
+        play, task = uuid_of(data.get("play_uuid")), uuid_of(data.get("task_uuid"))
         if self._played.get(host) != play:
             self._played[host] = play
             yield LogLine(host, f"PLAY [{data.get('play', '')}]")
@@ -143,7 +143,7 @@ def _deprecation(entry: object) -> object:
     return entry.get("msg") if isinstance(entry, Mapping) else entry
 
 
-def _uuid(value: object) -> str:
+def uuid_of(value: object) -> str:
     """ansible-runner appends a number to one that comes again: another batch, or another host of a free strategy."""
     return str(value).split("_", maxsplit=1)[0]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.adapters.ansible.evidence import Evidence, HostTrace, Report, Tags
-from reconciler.adapters.ansible.logs import item_label, message_of, task_name
+from reconciler.adapters.ansible.logs import item_label, message_of, task_name, uuid_of
 from reconciler.core.facts import ChildStatus, HostOutcome, RunError, TaskCounts
 from reconciler.core.reasons import Reason
 from reconciler.ports import PlaybookResult, StopKind
@@ -148,8 +148,8 @@ def _judge(host: str, evidence: Evidence, report: Report, ending: Ending) -> Ver
         return _stopped(trace, ending.stop)
     if evidence.stats is not None and evidence.count("dark", host) and trace.unreachable is not None:
         return _unreachable(trace)
-    if evidence.stats is not None and evidence.count("failures", host) and trace.failure is not None:
-        return _failed(trace)
+    if evidence.stats is not None and evidence.count("failures", host) and trace.failures:
+        return _failed(trace, report)
     if evidence.stats is not None or ending.orderly:
         return _unproven(
             "ansible-playbook ended without the companion's report, so nothing proves how this host ended", report
@@ -165,8 +165,9 @@ def _ended(host: str, evidence: Evidence, report: Report) -> Verdict:
         return GONE
     if host in report.unreachable:
         return _unreachable(trace)
-    if host in report.failed and (evidence.count("failures", host) or host in report.own_failure):
-        return _failed(trace)
+    own = host in report.own_failure or (evidence.count("failures", host) and host not in report.cleared)
+    if host in report.failed and own:
+        return _failed(trace, report)
     if host in report.failed:
         message = "stopped by Ansible because of another host's failure"
         return Verdict(ChildStatus.ABORTED, Reason.STOPPED_WITH_OTHERS, message)
@@ -201,8 +202,8 @@ def _proven(host: str, trace: HostTrace, report: Report) -> Verdict | None:
         return GONE
     if host in report.unreachable and trace.unreachable is not None:
         return _unreachable(trace)
-    if host in report.failed and host in report.own_failure and trace.failure is not None:
-        return _failed(trace)
+    if host in report.failed and host in report.own_failure and trace.failures:
+        return _failed(trace, report)
     return None
 
 
@@ -242,10 +243,11 @@ _LOGIN = re.compile(
 )
 
 
-def _failed(trace: HostTrace) -> Verdict:
-    if trace.failure is None:  # its event was too large to be kept, or came too late
+def _failed(trace: HostTrace, report: Report) -> Verdict:
+    if not trace.failures:  # its event was too large to be kept, or came too late
         return Verdict(ChildStatus.FAILED, Reason.TASK_FAILED, "a task failed; Ansible did not say how")
-    result = trace.failure.get("res") or {}
+    failure = _that_counts(trace.failures, report)
+    result = failure.get("res") or {}
     item = _failed_item(result)
     message = message_of(result) if item is None else f"item {item_label(item)}: {message_of(item)}"
     cause = item or result
@@ -259,7 +261,13 @@ def _failed(trace: HostTrace) -> Verdict:
         reason = Reason.MISSING_COLLECTION
     else:
         reason = Reason.TASK_FAILED
-    return Verdict(ChildStatus.FAILED, reason, message, task_name(trace.failure))
+    return Verdict(ChildStatus.FAILED, reason, message, task_name(failure))
+
+
+def _that_counts(failures: Sequence[Mapping[str, Any]], report: Report) -> Mapping[str, Any]:
+    """Not one that was rescued, nor what failed in an `always` section afterwards."""
+    task = report.decisive.get(str(failures[-1].get("host")))
+    return next((one for one in reversed(failures) if task == uuid_of(one.get("task_uuid"))), failures[-1])
 
 
 def _failed_item(result: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -6,14 +6,16 @@ a playbook: what goes wrong is written down as a line of its own. Only where it 
 the slice, it ends it before anything is done.
 
     {"kind": "playbook", "plays": [{"play", "name", "targeted": [...] or null}], "gone": [...]}
-    {"kind": "play", "play", "name", "planned": [...]}                one for each batch of each play
-    {"kind": "held", "at", "host", "failed": [...], "unreachable": [...]}     after each failure of a host
+    {"kind": "play", "at", "play", "name", "planned": [...], "failed": [...], "unreachable": [...]}   of each batch
+    {"kind": "held", "at", "host", "task", "failures", "failed": [...], "unreachable": [...]}     after each failure
+    {"kind": "cleared", "hosts": [...]}                                by clear_host_errors, without a condition
     {"kind": "end", "at", "plays": as above, "failed": [...], "unreachable": [...], "tags": null or as below}
     {"kind": "error", "of", "message"}
 
 `targeted` are our hosts in a play's pattern, null while a template that can't be read yet decides it. `failed` and
-`unreachable` are the hosts that the task queue manager has given up. Where tags choose among the tasks, `tags` is
-`{"only": [...], "skip": [...], "worked": [...]}`: the tags, and the plays in which they left at least one task.
+`unreachable` are the hosts that the task queue manager has given up; `failures` counts those of the host that nothing
+rescued, so far. Where tags choose among the tasks, `tags` is `{"only": [...], "skip": [...], "worked": [...]}`: the
+tags, and the plays in which they left at least one task.
 """
 
 from __future__ import annotations
@@ -61,7 +63,10 @@ class CallbackModule(CallbackBase):
 
     def _tell(self, kind, facts):
         try:
-            line = {"kind": kind, **facts()}
+            found = facts()
+            if found is None:  # nothing worth a line
+                return
+            line = {"kind": kind, **found}
         except Exception as error:  # whatever Ansible has changed inside, the playbook goes on
             line = {"kind": "error", "of": kind, "message": repr(error)}
         try:
@@ -98,21 +103,19 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_play_start(self, play):
         self._play = play
-        self._tell("play", lambda: {**_name(play), "planned": self._ours(self._inventory().get_hosts(play.hosts))})
+        self._tell("play", lambda: {**_name(play), "planned": self._planned(play), **self._held()})
 
     def v2_playbook_on_task_start(self, task, is_conditional):
-        # an include is there for what it includes, which has tags of its own
-        if task.action.rpartition(".")[2] not in ("include_tasks", "include_role"):
-            self._note_work(task)
+        self._tell("cleared", lambda: self._began(task))
 
     def v2_runner_on_skipped(self, result):
-        self._note_work(getattr(result, "task", None) or result._task)
+        self._tell("work", lambda: self._note_work(_task(result)))
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
-        self._tell("held", lambda: {"host": _host(result), **self._held()})
+        self._tell("held", lambda: {**self._failure(result), **self._held()})
 
     def v2_runner_on_unreachable(self, result):
-        self._tell("held", lambda: {"host": _host(result), **self._held()})
+        self._tell("held", lambda: {**self._failure(result), **self._held()})
 
     def v2_playbook_on_stats(self, stats):
         self._tell("end", lambda: {"plays": self._targets(), **self._held(), "tags": self._tags()})
@@ -130,6 +133,9 @@ class CallbackModule(CallbackBase):
             )
 
     # -- what is told ------------------------------------------------------------------------------------------------
+    def _planned(self, play):
+        return self._ours(self._inventory().get_hosts(play.hosts))
+
     def _targets(self):
         return [{**_name(play), "targeted": self._targeted(play)} for play in self._playbook.get_plays()]
 
@@ -161,6 +167,19 @@ class CallbackModule(CallbackBase):
             "failed": self._of_ours(manager._failed_hosts),
             "unreachable": self._of_ours(manager._unreachable_hosts),
         }
+
+    def _failure(self, result):
+        host = _host(result)
+        failures = self._task_queue_manager()._stats.failures.get(host, 0)
+        return {"host": host, "task": _uuid(_task(result)), "failures": failures}
+
+    def _began(self, task):
+        """Who is forgiven by it, if anybody."""
+        # an include is there for what it includes, which has tags of its own
+        if task.action.rpartition(".")[2] not in ("include_tasks", "include_role"):
+            self._note_work(task)
+        forgives = task.args.get("_raw_params") == "clear_host_errors" and not task.when
+        return {"hosts": self._planned(self._play)} if forgives else None
 
     def _note_work(self, task):
         if task.get_ds() is not None:  # else Ansible gathers facts by itself, whatever the tags
@@ -195,10 +214,18 @@ class CallbackModule(CallbackBase):
 
 
 def _name(play):
-    """ansible-runner's own callback appends a number to a play's id for each further batch."""
-    return {"play": str(play._uuid).split("_")[0], "name": play.get_name()}
+    return {"play": _uuid(play), "name": play.get_name()}
+
+
+def _uuid(thing):
+    """ansible-runner's own callback appends a number to it when it comes again: for a further batch, for one."""
+    return str(thing._uuid).split("_")[0]
 
 
 def _host(result):
     host = getattr(result, "host", None) or result._host
     return host.get_name()
+
+
+def _task(result):
+    return getattr(result, "task", None) or result._task
