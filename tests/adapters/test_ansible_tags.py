@@ -43,7 +43,7 @@ def project(folder: Path, tags: tuple[str, ...] = (), skip_tags: tuple[str, ...]
 def test_tags_that_no_task_has_leave_nothing_to_do(playbook: str, tmp_path: Path) -> None:
     ran = project(tmp_path, tags=("pacth", "base")).run(playbook)
     assert ends(ran) == [NOTHING_TO_DO] * 3
-    assert ran.outcome("h1").message == "no task of the playbook for this host has one of the tags pacth, base"
+    assert ran.outcome("h1").message == "no task of the playbook for this host has one of the tags base, pacth"
 
 
 def test_nor_is_there_anything_to_do_when_every_task_is_left_out(tmp_path: Path) -> None:

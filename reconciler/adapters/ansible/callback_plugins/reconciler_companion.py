@@ -186,8 +186,8 @@ class CallbackModule(CallbackBase):
             self._worked.add(_name(self._play)["play"])
 
     def _tags(self):
-        only = [tag for tag in context.CLIARGS.get("tags") or () if tag != "all"]
-        skip = list(context.CLIARGS.get("skip_tags") or ())
+        only = sorted(set(context.CLIARGS.get("tags") or ()) - {"all"})
+        skip = sorted(context.CLIARGS.get("skip_tags") or ())
         return {"only": only, "skip": skip, "worked": sorted(self._worked)} if only or skip else None
 
     def _ours(self, hosts):
