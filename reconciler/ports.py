@@ -126,7 +126,7 @@ class PlaybookWork:
 
     Values of `extra_vars` are plain JSON; `{"__ansible_vault": text}` stands for a `!vault` scalar. They are data and
     must reach Ansible unevaluated. `mark` goes into the environment of every process that is started. `directory` is
-    private to this slice and new; nothing may be written anywhere else.
+    private to this slice and new; nothing that stays may be written anywhere else.
     """
 
     directory: Path
@@ -154,7 +154,7 @@ class LogLine:
 @dataclass(frozen=True, slots=True)
 class PlaybookResult:
     """How it ended. `outcomes` has each host of the work exactly once. `error`: the playbook itself is broken; its
-    outcomes then are all aborted, reason PlaybookBroken. NotTargeted hosts are `skipped` outcomes here."""
+    every host of which nothing else is proven is then aborted, reason PlaybookBroken. NotTargeted hosts are `skipped` outcomes here."""
 
     outcomes: tuple[HostOutcome, ...]
     error: RunError | None = None
