@@ -319,16 +319,18 @@ class _Inspection:
         for text in _scalars(data or b""):
             for written in _instead(text, path, folders):
                 for word in {written, *_WORDS.split(written)}:
-                    for base in {"", posixpath.dirname(path), *folders} if self._files.may_have(word) else ():
-                        found.update(self._meant(posixpath.normpath(posixpath.join(base, word))))
+                    if not _may_be_a_path(word) or not self._files.may_have(word):
+                        continue
+                    for base in {"", posixpath.dirname(path), *folders}:
+                        found.update(self._meant(posixpath.normpath(posixpath.join(base, word)), word))
         return found
 
-    def _meant(self, path: str) -> Iterator[str]:
+    def _meant(self, path: str, word: str) -> Iterator[str]:
         """The file of this name, or the files below the folder; a folder with a playbook of ours in it is no content of
         it, but the place where everything is."""
         if self._files.has(path):
             yield path
-        elif path != "." and not any(book.startswith(f"{path}/") for book in self.playbooks):
+        elif "/" in word and path != "." and not any(book.startswith(f"{path}/") for book in self.playbooks):
             yield from self._files.below(path)
 
     def _configured(self) -> Sequence[tuple[str, str]]:
@@ -367,6 +369,12 @@ def _folders_of(config: bytes) -> Iterator[tuple[str, str]]:
             if name in _PATHS_IN_CONFIG or name.endswith("_plugins"):
                 folders = (folder.strip().removeprefix("{{CWD}}/") for folder in value.split(":"))
                 yield from ((name, posixpath.normpath(folder)) for folder in folders if folder)
+
+
+def _may_be_a_path(word: str) -> bool:
+    """Words of a message or a tag may well be names of things in the source, as `jobs` and `hosts` are, and mean none
+    of them."""
+    return "/" in word or "." in word
 
 
 def _scalars(data: bytes) -> Iterator[str]:

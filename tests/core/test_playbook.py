@@ -139,7 +139,9 @@ SITE = """\
     - include_vars: "{{ playbook_dir }}/../vars/more.yml"
     - copy: src=../assets/motd dest=/etc/motd
     - debug: {msg: "{{ lookup('file', '../assets/banner') }}"}
-    - copy: {src: bundle, dest: /opt}
+    - copy: {src: ./bundle, dest: /opt}
+    - debug: {msg: "see whether jobs run on all hosts of team"}
+      tags: [team]
     - import_role:
         name: ../shared/imported
 """
@@ -155,6 +157,7 @@ FILES = {
     "common/x.yml": "- include_vars: ../vars/named_by_tasks.yml\n",
     "docs/index.md": "1",
     "extra.yml": "1",
+    "hosts": "1",
     "inventory/hosts.yml": "1",
     "inventory/group_vars/web.yml": "1",
     "jobs/a.yaml": "1",
@@ -168,6 +171,7 @@ FILES = {
     "shared/roles/base/defaults/main.yml": "1",
     "shared/imported/templates/z.j2": "1",
     "shared/x.yml": "- ping:\n",
+    "team/notes.txt": "1",
     "vars/more.yml": "1",
     "vars/named_by_tasks.yml": "1",
     "vars/site.yml": "1",
@@ -178,10 +182,12 @@ NOT_COUNTED = {
     "assets/unnamed",
     "common/unnamed.yml",
     "docs/index.md",
+    "hosts",
     "inventory/hosts.yml",
     "jobs/a.yaml",
     "plays/other.yml",
     "README.md",
+    "team/notes.txt",
 }
 
 
