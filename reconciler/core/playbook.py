@@ -88,10 +88,10 @@ class PlaybookFacts:
     warnings: tuple[WaveWarning, ...] = ()
 
 
-def inspect_playbook(path: str, files: Iterable[str], read: Read) -> PlaybookFacts:
+def inspect_playbook(path: str, listing: Listing, read: Read) -> PlaybookFacts:
     """Look through a playbook of a source that has these files. Raises Refused (PathMissing, PathOutsideSource,
     PlaybookInvalid)."""
-    inspection = _Inspection(_Listing(files), read)
+    inspection = _Inspection(listing, read)
     inspection.playbook(path, named_by="spec.playbook")
     named = inspection.named() - {*inspection.playbooks}
     return PlaybookFacts(
@@ -100,7 +100,7 @@ def inspect_playbook(path: str, files: Iterable[str], read: Read) -> PlaybookFac
 
 
 def playbook_digest(
-    path: str, files: Mapping[str, str], facts: PlaybookFacts, inventory: Sequence[str], extra_vars_files: Sequence[str]
+    path: str, listing: Listing, facts: PlaybookFacts, inventory: Sequence[str], extra_vars_files: Sequence[str]
 ) -> str:
     """One digest over everything that counts as the playbook's content.
 
@@ -108,7 +108,7 @@ def playbook_digest(
     every file below one of the folders `REACHED` at the root of the source, beside one of these playbooks and task files,
     or (variables only) beside the inventory. The inventory itself, and anything else in the source, does not count.
     """
-    books = (path, *facts.imports)
+    files, books = listing.files, (path, *facts.imports)
     besides = {"", *(posixpath.dirname(name) for name in (*books, *facts.named) if name in books or _is_yaml(name))}
     below = {posixpath.join(beside, folder) for beside in besides for folder in REACHED}
     homes = {entry if entry not in files else posixpath.dirname(entry) for entry in inventory}
@@ -116,7 +116,6 @@ def playbook_digest(
         posixpath.normpath(posixpath.join(home, folder)) for home in homes for folder in ("group_vars", "host_vars")
     }
     counted = {*books, *facts.named, *map(posixpath.normpath, extra_vars_files), "ansible.cfg"} & files.keys()
-    listing = _Listing(files)
     for folder in below:
         counted.update(listing.below(folder))
     digest = hashlib.sha256()
@@ -125,16 +124,17 @@ def playbook_digest(
     return digest.hexdigest()
 
 
-class _Listing:
-    """The files of a source, to be asked for one and for those below a folder."""
+class Listing:
+    """The files of a snapshot with the digests of their content, to be asked for one and for those below a folder. Made
+    once for all playbooks of a snapshot: there may be fifty thousand files."""
 
-    def __init__(self, files: Iterable[str]) -> None:
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self.files = files
         self._ordered = sorted(files)
         self._parts: frozenset[str] | None = None
 
     def has(self, path: str) -> bool:
-        at = bisect.bisect_left(self._ordered, path)
-        return at < len(self._ordered) and self._ordered[at] == path
+        return path in self.files
 
     def may_have(self, word: str) -> bool:
         """Whether a file or folder has this name at all. Most words of a text are no path, and this is cheap."""
@@ -187,7 +187,7 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 class _Inspection:
-    def __init__(self, files: _Listing, read: Read) -> None:
+    def __init__(self, files: Listing, read: Read) -> None:
         self._files = files
         self._read = read
         self.playbooks: list[str] = []

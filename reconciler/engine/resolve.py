@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import JobKey, ManifestRecord, Revision, Run
 from reconciler.core.hosts import Host, Inventory, select
 from reconciler.core.planning import Blocked, Desired, Limits
-from reconciler.core.playbook import PlaybookFacts, inspect_playbook, playbook_digest
+from reconciler.core.playbook import Listing, PlaybookFacts, inspect_playbook, playbook_digest
 from reconciler.core.reasons import Reason
 from reconciler.ports import Hosts, Snapshot
 
@@ -22,6 +22,12 @@ _Question = tuple[str, tuple[str, ...], tuple[str, ...]]
 class _Inspected:
     facts: PlaybookFacts | Blocked
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _OfSnapshot:
+    listing: Listing
+    answers: dict[_Question, _Inspected] = field(default_factory=dict)
 
 
 class Resolver:
@@ -38,7 +44,7 @@ class Resolver:
         self._lock = threading.Lock()
         self._selected: dict[JobKey, tuple[str, str, tuple[Host, ...]]] = {}
         self._searched: dict[JobKey, str | None] = {}
-        self._inspected: dict[tuple[str, str], dict[_Question, _Inspected]] = {}
+        self._inspected: dict[tuple[str, str], _OfSnapshot] = {}
 
     def resolve(self, record: ManifestRecord, snapshot: Snapshot, *, fresh: bool = False) -> Desired:
         """What `record` wants of this snapshot. Never raises for what is wrong in the source: that is part of the
@@ -116,17 +122,17 @@ class Resolver:
             if of_snapshot not in self._inspected:
                 for other in [key for key in self._inspected if key[0] == snapshot.source][:-1]:
                     del self._inspected[other]
-                self._inspected[of_snapshot] = {}
-            answers = self._inspected[of_snapshot]
+                self._inspected[of_snapshot] = _OfSnapshot(Listing(snapshot.files))
+            listing, answers = self._inspected[of_snapshot].listing, self._inspected[of_snapshot].answers
         question = (spec.playbook, spec.inventory, spec.extra_vars_files)
         if question not in answers:
             try:
-                answers[question] = self._inspect_afresh(record, snapshot)
+                answers[question] = self._inspect_afresh(record, snapshot, listing)
             except Unavailable as error:
                 return _Inspected(blocked_by(error), "")
         return answers[question]
 
-    def _inspect_afresh(self, record: ManifestRecord, snapshot: Snapshot) -> _Inspected:
+    def _inspect_afresh(self, record: ManifestRecord, snapshot: Snapshot, listing: Listing) -> _Inspected:
         def read(path: str) -> bytes | None:
             try:
                 return snapshot.read(path)
@@ -138,10 +144,10 @@ class Resolver:
         spec = record.spec
         inventory = self._inventory_paths(snapshot, spec.inventory)
         try:
-            facts, wrong = inspect_playbook(spec.playbook, snapshot.files, read), None
+            facts, wrong = inspect_playbook(spec.playbook, listing, read), None
         except Refused as error:
             facts, wrong = PlaybookFacts(), blocked_by(error)
-        digest = playbook_digest(spec.playbook, snapshot.files, facts, inventory, spec.extra_vars_files)
+        digest = playbook_digest(spec.playbook, listing, facts, inventory, spec.extra_vars_files)
         if wrong is not None:
             return _Inspected(wrong, digest)
         try:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from reconciler.core.errors import Refused
-from reconciler.core.playbook import PlaybookFacts, WarningKind, inspect_playbook, playbook_digest
+from reconciler.core.playbook import Listing, PlaybookFacts, WarningKind, inspect_playbook, playbook_digest
 from reconciler.core.reasons import Reason
 
 
 def inspect(path: str = "site.yml", **files: str) -> PlaybookFacts:
     """`files` by path, `__` for `/` and `_yml` for `.yml`."""
     contents = {name.replace("__", "/").replace("_yml", ".yml"): text.encode() for name, text in files.items()}
-    return inspect_playbook(path, contents, contents.get)
+    return inspect_playbook(path, listing(contents), contents.get)
+
+
+def listing(contents: Mapping[str, bytes]) -> Listing:
+    return Listing(dict.fromkeys(contents, "digest"))
 
 
 def warned(facts: PlaybookFacts) -> list[tuple[WarningKind, str, int]]:
@@ -70,7 +74,7 @@ def test_a_role_is_found_where_ansible_finds_it(role: str, main: str) -> None:
     }
     if role == "roles/needed":
         files["roles/app/meta/main.yml"] = b"dependencies:\n  - role: needed\n"
-    facts = inspect_playbook("plays/site.yml", files, files.get)
+    facts = inspect_playbook("plays/site.yml", listing(files), files.get)
     assert warned(facts) == [(WarningKind.RUN_ONCE_PER_WAVE, f"{role}/{main}", 2)]
 
 
@@ -192,8 +196,10 @@ NOT_COUNTED = {
 
 
 def digest(files: dict[str, str], *, inventory: str = "inventory/hosts.yml", extra: Sequence[str] = ()) -> str:
-    facts = inspect_playbook("plays/site.yml", files, lambda path: files[path].encode() if path in files else None)
-    return playbook_digest("plays/site.yml", files, facts, [inventory], extra)
+    facts = inspect_playbook(
+        "plays/site.yml", Listing(files), lambda path: files[path].encode() if path in files else None
+    )
+    return playbook_digest("plays/site.yml", Listing(files), facts, [inventory], extra)
 
 
 @pytest.mark.parametrize("path", FILES)
