@@ -12,7 +12,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -22,7 +31,7 @@ from pydantic_settings import (
 )
 
 from reconciler.core.errors import Refused
-from reconciler.core.manifest import parse_duration
+from reconciler.core.manifest import format_duration, parse_duration
 from reconciler.core.reasons import Reason
 
 CONFIG_FILES = (Path("reconciler.toml"), Path("/etc/reconciler/reconciler.toml"))
@@ -33,7 +42,9 @@ def _duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Duration = Annotated[
+    timedelta, BeforeValidator(_duration), PlainSerializer(format_duration, return_type=str, when_used="json")
+]
 
 
 class _Section(BaseModel):

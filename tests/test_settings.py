@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from reconciler.cli import app
@@ -75,3 +76,10 @@ def test_what_is_in_force_is_shown_without_passwords(monkeypatch: pytest.MonkeyP
     done = CliRunner().invoke(app, ["config", "show"])
     assert f"database_url: {shown}\n" in done.output.replace("'", "")
     assert "s3cret" not in done.output + repr(load_settings(None))
+
+
+def test_what_is_shown_can_be_written_into_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECONCILER_RESYNC", "90s")
+    done = CliRunner().invoke(app, ["config", "show"])
+    shown = yaml.safe_load(done.output)
+    assert (shown["resync"], shown["inventory"]["refresh"]) == ("90s", "5m")
