@@ -76,7 +76,8 @@ def build_inventory(settings: Settings) -> AnsibleInventory:
         vault_password_files=ansible.vault_password_files,
         pass_env=ansible.pass_env,
     )
-    return AnsibleInventory(options, SystemClock(), settings.state_dir.resolve() / "inventories")
+    state_dir = settings.state_dir.resolve()  # only `run` makes it: who just looks leaves nothing behind
+    return AnsibleInventory(options, SystemClock(), state_dir / "inventories" if state_dir.is_dir() else None)
 
 
 def build_source(settings: Settings, root: Path) -> DirectorySource:
@@ -133,6 +134,23 @@ def only_daemon(settings: Settings) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def keep_to_source(settings: Settings, root: Path) -> None:
+    """One state directory, one source: to another one, all jobs of the first would look removed. Raises Refused for a
+    second; where the first has moved to is for whoever calls to say."""
+    note, here = settings.state_dir / "source", os.path.abspath(root)  # noqa: PTH100 - `current` may be a link that moves on
+    try:
+        before = note.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        before = here
+    if before != here and Path(before).is_dir():
+        raise Refused(
+            Reason.SETTINGS_INVALID,
+            f"{settings.state_dir} is the state of {before}, not of {here}: all its batches would count as removed",
+            f"give this one a --state-dir of its own; if it is the same source in another place, remove {note}",
+        )
+    note.write_text(f"{here}\n", encoding="utf-8")
 
 
 def daemon_runs(settings: Settings) -> bool:

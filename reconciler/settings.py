@@ -227,7 +227,8 @@ def load_settings(config: Path | None, **flags: Any) -> Settings:
         where = (
             f" (from {file}, the environment or a flag)" if file is not None else " (from the environment or a flag)"
         )
-        message = f"setting {name}: {first['msg']}{where}"
-        raise Refused(Reason.SETTINGS_INVALID, message, "docs/settings.md lists them all") from error
+        said = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        message = f"setting {name}: {said.removeprefix('Value error, ')}{where}"
+        raise Refused(Reason.SETTINGS_INVALID, message, "reconciler config show lists them all") from error
     except ValueError as error:
         raise Refused(Reason.SETTINGS_INVALID, f"{file}: {error}", "it must be TOML") from error

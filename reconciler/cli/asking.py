@@ -25,6 +25,7 @@ from reconciler.cli.options import (
     StateDir,
     complain,
     key_of,
+    log_to_stderr,
     opened,
     status_of,
 )
@@ -55,13 +56,18 @@ def trigger(
 ) -> None:
     """Ask for another run."""
     with opened(config, state_dir) as (store, settings):
-        if status_of(store, name).status.phase in (Phase.INVALID, Phase.REMOVED):
+        body = status_of(store, name).status
+        if body.phase in (Phase.INVALID, Phase.REMOVED):
             complain(f"{name} has no valid manifest", f"see: reconciler status {name}")
             raise typer.Exit(USAGE)
         _ask(store, RequestKind.TRIGGER, key_of(name), None, reason)
         then = f"see: reconciler status {name}"
         if not parts.daemon_runs(settings):
             then = "no daemon runs here; it is done by the next: reconciler run"
+        if body.suspended:
+            then = f"it is suspended, and runs once its manifest says so no more; {then}"
+        elif (current := store.observe(key_of(name)).run) is not None and current.open:
+            then = f"it begins when the run in progress has ended; {then}"
         show.out.print(f"{name}: a run is asked for; {then}", markup=False)
 
 
@@ -81,11 +87,14 @@ def cancel(
         names = [f"{job.metadata.source}/{job.metadata.name}" for job in store.statuses()] if name is None else [name]
         asked: dict[JobKey, str] = {}
         for each in names:
-            current = store.observe(key_of(each)).run
+            observed = store.observe(key_of(each))
+            current = observed.run
             if current is not None and current.open:
                 _ask(store, RequestKind.CANCEL, key_of(each), current.job_id, reason)
                 asked[key_of(each)] = current.job_id
                 show.out.print(f"{each}: {current.job_id} is asked to end", markup=False)
+                if waiting := [cause.message for cause in observed.causes]:
+                    show.out.print(f"  another run begins after it: {'; '.join(waiting)}", markup=False)
             elif not everything:
                 status_of(store, each)
                 complain(f"{each} has no run in progress")
@@ -98,6 +107,7 @@ def cancel(
 
 def _see_to_the_end(settings: Settings, store: SqlStore, config: Path | None, keys: Sequence[JobKey]) -> None:
     """With no daemon there is nobody else to end what lost its process, and to say how the run ended."""
+    log_to_stderr(settings, quiet=True)
     try:
         with parts.only_daemon(settings):
             daemon = parts.build_daemon(settings, None, store, config).daemon

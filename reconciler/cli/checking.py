@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,12 @@ from reconciler.cli.options import (
     said,
 )
 from reconciler.core.errors import Refused
-from reconciler.core.reading import Rejected, parse_manifests
+from reconciler.core.planning import Blocked, unanswered_prompt
+from reconciler.core.playbook import Listing, inspect_playbook
+from reconciler.core.reading import Parsed, Rejected, parse_manifests
+from reconciler.core.reasons import Reason
+from reconciler.engine.catalogue import glob_pattern
+from reconciler.engine.resolve import blocked_by
 from reconciler.settings import Settings, load_settings
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
@@ -44,13 +50,16 @@ def validate(
     config: Config = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Check manifests, without any database or host."""
+    """Check manifests, and what can be seen of their playbooks; without Ansible, any database or host."""
     with said():
         settings = load_settings(config, state_dir=state_dir)
     problems: list[dict[str, Any]] = []
+    warnings: list[str] = []
     names: dict[str, str] = {}
     checked = 0
-    for file in _files(paths):
+    globs = tuple(glob_pattern(glob) for glob in settings.manifests)
+    playbooks = _Playbooks(globs)
+    for file in _files(paths, globs):
         try:
             content = file.read_bytes()
         except OSError as error:
@@ -66,11 +75,18 @@ def validate(
             if earlier != here:
                 text = f"the name {name} is taken by {earlier}"
                 problems.append(_problem(str(file), entry.line, 1, text, "names are unique in a source"))
+            found = playbooks.look(entry, file)
+            if isinstance(found, Blocked):
+                problems.append(_problem(str(file), entry.line, 1, found.message, found.hint))
+            else:
+                warnings += [f"{file}:{entry.line}:1: {warning}" for warning in found]
     if output is not show.Format.TABLE:
-        show.data({"checked": checked, "problems": problems}, output)
+        show.data({"checked": checked, "problems": problems, "warnings": warnings}, output)
     else:
         for problem in problems:
             show.problem(**problem)
+        for warning in dict.fromkeys(warnings):
+            show.err.print(f"warning {warning}", markup=False)
     if problems:
         raise typer.Exit(USAGE)
     if output is show.Format.TABLE:
@@ -81,12 +97,58 @@ def _problem(path: str, line: int, column: int, message: str, hint: str) -> dict
     return {"path": path, "line": line, "column": column, "message": message, "hint": hint}
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
+def _files(paths: Sequence[Path], globs: Sequence[re.Pattern[str]]) -> Iterator[Path]:
+    """Of the root of a source its manifests, of any other folder every YAML file; nothing in folders with a dot."""
     for path in paths:
-        if path.is_dir():
-            yield from sorted(file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}"))
-        else:
+        if not path.is_dir():
             yield path
+            continue
+        found = sorted(file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}"))
+        inside = {file: file.relative_to(path).as_posix() for file in found}
+        seen = [file for file in found if not _is_hidden(inside[file])]
+        manifests = [file for file in seen if any(glob.fullmatch(inside[file]) for glob in globs)]
+        yield from manifests or seen
+
+
+class _Playbooks:
+    """Looks at the playbooks of manifests that lie where their source has them."""
+
+    def __init__(self, globs: Sequence[re.Pattern[str]]) -> None:
+        self._globs = globs
+        self._listings: dict[Path, Listing] = {}
+
+    def look(self, entry: Parsed, file: Path) -> tuple[str, ...] | Blocked:
+        """What waves do to it, or why it can't run; nothing if the manifest lies in no source."""
+        whole = file.resolve()
+        homes = (up for up in whole.parents if self._is_manifest(whole.relative_to(up).as_posix()))
+        root = next(homes, None)
+        if root is None:
+            return ()
+
+        def read(path: str) -> bytes | None:
+            target = (root / path).resolve()
+            if not target.is_relative_to(root):
+                raise Refused(Reason.PATH_OUTSIDE_SOURCE, f"{path} leaves the source", "keep it in the source")
+            return target.read_bytes() if target.is_file() else None
+
+        try:
+            facts = inspect_playbook(entry.job.spec.playbook, self._listing(root), read)
+        except Refused as error:
+            return blocked_by(error)
+        return unanswered_prompt(entry.job.spec, facts) or tuple(str(warning) for warning in facts.warnings)
+
+    def _is_manifest(self, path: str) -> bool:
+        return any(glob.fullmatch(path) for glob in self._globs)
+
+    def _listing(self, root: Path) -> Listing:
+        if root not in self._listings:
+            files = (file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+            self._listings[root] = Listing({name: "" for name in files if not _is_hidden(name)})
+        return self._listings[root]
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def plan(
@@ -100,6 +162,8 @@ def plan(
     """What would run: which hosts, in which waves, and why. Nothing is started or written down."""
     with said():
         settings = load_settings(config, state_dir=state_dir)
+        if not path.is_dir():
+            raise Refused(Reason.PATH_MISSING, f"there is no directory {path}", "name the one with the manifests")
         store = _store_if_there(settings)
         if store is None:
             show.err.print("no database there: it is assumed that nothing has run yet")
@@ -135,6 +199,7 @@ def new(
         list[str] | None, typer.Option("--tag", help="Hosts that carry it; again for all of several.")
     ] = None,
     host: Annotated[list[str] | None, typer.Option("--host", help="This host; again for several, in order.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every host of the inventory.")] = False,
     inventory: Annotated[str | None, typer.Option("--inventory", help="Relative to the root of the source.")] = None,
     limit: Annotated[int, typer.Option("--limit", help="Hosts at a time.")] = 5,
     sequential: Annotated[bool, typer.Option("--sequential", help="One host after the other, in order.")] = False,
@@ -149,7 +214,13 @@ def new(
     spec: dict[str, Any] = {"playbook": playbook}
     if inventory is not None:
         spec["inventory"] = inventory
-    spec["selector"] = {key: list(value) for key, value in (("tags", tag), ("hosts", host)) if value} or {"all": True}
+    selector: dict[str, Any] = {key: list(value) for key, value in (("tags", tag), ("hosts", host)) if value}
+    if bool(selector) is everything:
+        complain("say which hosts", "give --tag or --host, or --all for every host of the inventory")
+        raise typer.Exit(USAGE)
+    spec["selector"] = selector or {"all": True}
+    if host is not None and len(host) == 1:
+        spec["minHosts"] = 1  # fewer than two are taken for a mistake, unless the manifest says so
     spec |= {"strategy": "sequential" if sequential else "parallel", "limit": limit, "stopOnFailure": stop_on_failure}
     manifest = {"apiVersion": "reconciler/v1", "kind": "BatchJob", "metadata": {"name": name}, "spec": spec}
     text = yaml.safe_dump(manifest, sort_keys=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
 from rich.live import Live
 from rich.markup import escape
 
+from reconciler import app as parts
 from reconciler.adapters.store import SqlStore
 from reconciler.cli import show
 from reconciler.cli.options import (
@@ -28,6 +29,7 @@ from reconciler.cli.options import (
 )
 from reconciler.core.facts import Child, JobKey, Run
 from reconciler.core.status import ConditionType, JobStatus
+from reconciler.settings import Settings
 
 PAST_RUNS = 50
 """Lines of a history."""
@@ -51,7 +53,7 @@ def status(
     state_dir: StateDir = None,
 ) -> None:
     """How the batches stand, or one of them with its failures and hosts."""
-    with opened(config, state_dir) as (store, _):
+    with opened(config, state_dir) as (store, settings):
 
         def found() -> tuple[JobStatus, ...]:
             return tuple(store.statuses()) if name is None else (status_of(store, name),)
@@ -68,7 +70,8 @@ def status(
 
         try:
             if not watch:
-                tell(found())
+                tell(statuses := found())
+                _say_if_nobody_goes_on(settings, statuses)
             elif output is show.Format.TABLE and show.out.is_terminal:
                 with Live(drawn(found()), console=show.out, auto_refresh=False) as live:
                     _each_change(found, lambda statuses: live.update(drawn(statuses), refresh=True))
@@ -76,6 +79,12 @@ def status(
                 _each_change(found, tell)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _say_if_nobody_goes_on(settings: Settings, statuses: Sequence[JobStatus]) -> None:
+    waiting = (condition.type is ConditionType.RECONCILING for job in statuses for condition in job.status.conditions)
+    if any(waiting) and not parts.daemon_runs(settings):
+        show.err.print("no daemon runs on this state directory: nothing goes on until the next reconciler run")
 
 
 def _each_change(found: Callable[[], tuple[JobStatus, ...]], tell: Callable[[Sequence[JobStatus]], None]) -> None:
@@ -165,8 +174,16 @@ def _print_logs(
                 show.out.print(line.text, markup=False)
                 seen[whose] = line.sequence
         if not follow or not current.open:
+            if not seen:
+                show.err.print(_why_empty(current, failed=failed), markup=False)
             return
         time.sleep(POLL)
+
+
+def _why_empty(run: Run, *, failed: bool) -> str:
+    if failed and not any(child.status.unsuccessful for child in run.children):
+        return f"no host of {run.job_id} was unsuccessful"
+    return f"nothing was logged there in {run.job_id}"
 
 
 def history(
@@ -182,15 +199,20 @@ def history(
         raise typer.Exit(USAGE)
     with opened(config, state_dir) as (store, _):
         rows = _host_rows(store, host) if name is None and host is not None else _run_rows(store, name or "", host)
-        if output is show.Format.TABLE:
-            titles = tuple(rows[0]) if rows else ("run",)
-            cells = [tuple(escape(cell) for cell in row.values()) for row in rows]
-            show.out.print(show.table([title.upper() for title in titles], cells))
-        else:
+        if output is not show.Format.TABLE:
             show.data(rows, output)
+        elif rows:
+            shown = [{key: _cell(key, value) for key, value in row.items() if key != "because"} for row in rows]
+            for cells, row in zip(shown, rows, strict=True):
+                if because := row.get("because"):
+                    cells["cause"] += f": {because}"
+            cells_of = [tuple(escape(cell) for cell in cells.values()) for cells in shown]
+            show.out.print(show.table([title.upper() for title in shown[0]], cells_of))
+        else:
+            show.err.print("nothing has run there yet" if host is None else f"no run had {host}", markup=False)
 
 
-def _run_rows(store: SqlStore, name: str, host: str | None) -> list[dict[str, str]]:
+def _run_rows(store: SqlStore, name: str, host: str | None) -> list[dict[str, Any]]:
     status_of(store, name)
     rows = []
     for past in store.runs(key_of(name), PAST_RUNS):
@@ -201,8 +223,9 @@ def _run_rows(store: SqlStore, name: str, host: str | None) -> list[dict[str, st
             {
                 "run": past.job_id,
                 "cause": past.cause.value,
-                "generation": str(past.generation),
-                "revision": past.revision[:24],
+                "because": past.cause_message,
+                "generation": past.generation,
+                "revision": past.revision,
                 "status": own.status.value if own else past.status.value,
                 "finished": _when(own or past),
                 "message": own.message if own else past.message,
@@ -211,8 +234,8 @@ def _run_rows(store: SqlStore, name: str, host: str | None) -> list[dict[str, st
     return rows
 
 
-def _host_rows(store: SqlStore, host: str) -> list[dict[str, str]]:
-    def row(key: JobKey, child: Child) -> dict[str, str]:
+def _host_rows(store: SqlStore, host: str) -> list[dict[str, Any]]:
+    def row(key: JobKey, child: Child) -> dict[str, Any]:
         return {
             "batch": str(key),
             "job": child.job_id,
@@ -224,5 +247,10 @@ def _host_rows(store: SqlStore, host: str) -> list[dict[str, str]]:
     return [row(key, child) for key, child in store.host_history(host, None, PAST_RUNS)]
 
 
-def _when(ended: Child | Run) -> str:
-    return "" if ended.finished_at is None else ended.finished_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+def _cell(title: str, value: object) -> str:
+    text = "" if value is None else str(value)
+    return text[: show.REVISION_WIDTH] if title == "revision" else text
+
+
+def _when(ended: Child | Run) -> str | None:
+    return None if ended.finished_at is None else ended.finished_at.strftime("%Y-%m-%dT%H:%M:%SZ")

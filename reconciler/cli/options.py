@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from reconciler import app as parts
@@ -72,3 +75,22 @@ def status_of(store: SqlStore, name: str) -> JobStatus:
     known = ", ".join(job.metadata.name for job in store.statuses()) or "none"
     complain(f"there is no batch {name}", f"there are: {known}")
     raise typer.Exit(USAGE)
+
+
+def log_to_stderr(settings: Settings, *, quiet: bool) -> None:
+    """The log is for the daemon's operator. Who waits for `run --once` sees its progress instead, unless a level is
+    set."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    if quiet and "log_level" not in settings.model_fields_set:
+        level = logging.WARNING
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )

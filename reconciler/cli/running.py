@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,13 +24,14 @@ from reconciler.cli.options import (
     Root,
     StateDir,
     complain,
+    log_to_stderr,
     said,
 )
 from reconciler.cli.progress import Progress, progress_to
 from reconciler.core.errors import Refused
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, Phase
-from reconciler.settings import Settings, load_settings
+from reconciler.settings import load_settings
 
 if TYPE_CHECKING:
     from reconciler.engine.daemon import Daemon
@@ -67,11 +66,12 @@ def run(
             raise Refused(
                 Reason.PATH_MISSING, f"there is no directory {path}", f"for one batch: reconciler trigger {path}"
             )
-        _log_to_stderr(settings, quiet=once)
+        log_to_stderr(settings, quiet=once)
         store = parts.create_store(settings)
         interrupts = Interrupts()
         interrupts.catch()
         with parts.only_daemon(settings):
+            parts.keep_to_source(settings, path)
             running = parts.build_daemon(settings, path, store, config)
             daemon = running.daemon
             web = None
@@ -178,22 +178,3 @@ def _in_order(job: JobStatus) -> bool:
     if any(condition.type is ConditionType.RECONCILING for condition in job.status.conditions):
         return False
     return job.status.phase not in (Phase.FAILED, Phase.STALLED, Phase.CANCELLED, Phase.INVALID)
-
-
-def _log_to_stderr(settings: Settings, *, quiet: bool) -> None:
-    """The log is for the daemon's operator. Who waits for `run --once` sees its progress instead, unless a level is
-    set."""
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    if quiet and "log_level" not in settings.model_fields_set:
-        level = logging.WARNING
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-        cache_logger_on_first_use=False,
-    )

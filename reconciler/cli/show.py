@@ -18,6 +18,10 @@ from reconciler.core.facts import Cause, ChildStatus
 from reconciler.core.planning import Desired, Plan, Verdict
 from reconciler.core.status import Condition, ConditionType, JobStatus, Phase
 
+REVISION_WIDTH = 30
+MESSAGE_WIDTH = 100
+"""Characters that are shown of each."""
+
 PIPE_WIDTH = 200
 """Columns of a table that no terminal shows."""
 
@@ -142,6 +146,11 @@ def preview(desired: Desired, causes: Sequence[Cause], planned: Plan) -> None:
         out.print(f"  nothing would run: {escape(_WHY_NOTHING[planned.verdict].format(name=key.name))}")
 
 
+def _first_line(message: str) -> str:
+    line = message.split("\n", 1)[0]
+    return line if len(line) <= MESSAGE_WIDTH else f"{line[: MESSAGE_WIDTH - 1]}…"
+
+
 def _telling(conditions: Sequence[Condition]) -> Iterator[Condition]:
     """Those that are not as they should be; Ready only where none of the others says the same."""
     others = {(other.reason, other.message) for other in conditions if other.type is not ConditionType.READY}
@@ -161,9 +170,12 @@ def one(job: JobStatus) -> Group:
         parts.append(Text.from_markup(text))
 
     line(f"[bold]{job.metadata.source}/{job.metadata.name}[/]  {phase(body.phase)}  {escape(body.message)}")
-    line(f"  {body.progress}, generation {job.metadata.generation}, {escape(body.revision[:30])}")
+    line(f"  {body.progress}, generation {job.metadata.generation}, seen at {escape(body.revision[:REVISION_WIDTH])}")
     if body.run is not None:
-        line(f"  run {body.run.id} ({body.run.cause})")
+        because = f": {body.run.cause_message}" if body.run.cause_message else ""
+        line(f"  run {body.run.id} of {escape(body.run.revision[:REVISION_WIDTH])} ({body.run.cause}{escape(because)})")
+        if body.run.check_mode:
+            line("  [yellow]check mode[/]: it only looked, and changed nothing; it counts as no success")
     covered = body.coverage
     line(
         f"  coverage: {covered.up_to_date} of {covered.selected} up to date, {covered.behind} behind, {covered.never} never"
@@ -188,7 +200,7 @@ def one(job: JobStatus) -> Group:
                 "" if view.wave is None else str(view.wave),
                 child(view.status),
                 view.reason or "",
-                escape(view.message.split("\n", 1)[0][:100]),
+                escape(_first_line(view.message)),
             )
             for view in body.children
         ]

@@ -235,6 +235,8 @@ class Run:
     message: str = ""
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    cause_message: str = ""
+    """What happened, or why somebody asked."""
     stop: Stop | None = None
     """A person's cancel, once recorded."""
     error: RunError | None = None

@@ -363,8 +363,8 @@ def conclude(run: Run) -> tuple[RunStatus, Reason, str]:
         cancelled = next((c.reason for c in run.children if c.status is ChildStatus.CANCELLED and c.reason), None)
         return RunStatus.CANCELLED, cancelled or Reason.CANCELLED, said
     if run.children and reasons == {Reason.NOT_TARGETED} and counts[ChildStatus.SKIPPED] == len(run.children):
-        message = "no play of the playbook targets any of the selected hosts"
-        return RunStatus.FAILED, Reason.NOTHING_TARGETED, message
+        why = " and ".join(sorted({child.message for child in run.children if child.message}))
+        return RunStatus.FAILED, Reason.NOTHING_TARGETED, f"nothing was done on any of the selected hosts: {why}"
     return RunStatus.SUCCESS, Reason.SUCCEEDED, said
 
 
@@ -413,13 +413,8 @@ def _blocked(desired: Desired) -> Blocked | None:
         return desired.playbook
     if isinstance(desired.hosts, Blocked):
         return desired.hosts
-    unanswered = [name for name in desired.playbook.prompts if name not in spec.extra_vars]
-    if unanswered:
-        return Blocked(
-            Reason.VARIABLE_PROMPT,
-            f"{spec.playbook} asks for {', '.join(unanswered)} (vars_prompt) and nobody is there to answer",
-            f"give {unanswered[0]} in spec.extraVars or remove the vars_prompt",
-        )
+    if (unanswered := unanswered_prompt(spec, desired.playbook)) is not None:
+        return unanswered
     if len(desired.hosts) < spec.min_hosts:
         return Blocked(
             Reason.TOO_FEW_HOSTS,
@@ -433,6 +428,18 @@ def _blocked(desired: Desired) -> Blocked | None:
             "narrow spec.selector or raise spec.maxHosts",
         )
     return None
+
+
+def unanswered_prompt(spec: BatchJobSpec, playbook: PlaybookFacts) -> Blocked | None:
+    """A question of the playbook that the manifest does not answer: Ansible would take an empty answer for it."""
+    unanswered = [name for name in playbook.prompts if name not in spec.extra_vars]
+    if not unanswered:
+        return None
+    return Blocked(
+        Reason.VARIABLE_PROMPT,
+        f"{spec.playbook} asks for {', '.join(unanswered)} (vars_prompt) and nobody is there to answer",
+        f"give {unanswered[0]} in spec.extraVars or remove the vars_prompt",
+    )
 
 
 def rest(desired: Desired, observed: Observed) -> Verdict:

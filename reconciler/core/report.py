@@ -536,6 +536,7 @@ def _run_view(run: Run, plan: Plan, waits_for: WaitsFor | None) -> RunStatusView
     return RunStatusView(
         id=run.job_id,
         cause=run.cause,
+        cause_message=_short(run.cause_message),
         status=run.status,
         reason=run.reason,
         revision=run.revision,

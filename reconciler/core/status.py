@@ -81,6 +81,7 @@ class RunStatusView(_Value):
 
     id: str
     cause: CauseKind
+    cause_message: str = ""
     status: RunStatus
     reason: str | None = None
     revision: str

@@ -353,11 +353,14 @@ class Reconciler:
         match action:
             case OpenRun():
                 assert snapshot is not None  # without one, no plan opens a run
-                self._store.open_run(self._new_run(action, desired, snapshot))
+                new = self._new_run(action, desired, snapshot)
+                if self._store.open_run(new):
+                    cause = action.cause.kind.value
+                    log.info("run_opened", job=str(new.key), run=new.job_id, cause=cause, hosts=len(new.hosts))
             case DropCauses():
                 self._store.drop_causes(desired.record.key, action.causes)
             case StartWave():
-                return self._start_wave(action)
+                return self._start_wave(desired.record.key, action)
             case StartSlice():
                 self._start(action)
             case StopSlices():
@@ -368,7 +371,13 @@ class Reconciler:
                 self._store.skip(action.run, action.hosts, action.reason, action.message)
             case FinishRun():
                 if self._store.finish_run(action.run, action.status, action.reason, action.message):
-                    log.info("run_finished", run=action.run, status=action.status.value, reason=action.reason.value)
+                    log.info(
+                        "run_finished",
+                        job=str(desired.record.key),
+                        run=action.run,
+                        status=action.status.value,
+                        reason=action.reason.value,
+                    )
                 self.trim(desired.record)
             case _:
                 assert_never(action)
@@ -391,7 +400,7 @@ class Reconciler:
             hosts=action.hosts,
         )
 
-    def _start_wave(self, action: StartWave) -> Busy | None:
+    def _start_wave(self, key: JobKey, action: StartWave) -> Busy | None:
         wave = NewWave(
             action.run,
             action.number,
@@ -400,7 +409,7 @@ class Reconciler:
         )
         answer = self._store.admit(wave, self._max_running)
         if isinstance(answer, Admitted):
-            log.info("wave_admitted", run=action.run, wave=action.number, hosts=len(wave.hosts))
+            log.info("wave_admitted", job=str(key), run=action.run, wave=action.number, hosts=len(wave.hosts))
         return answer if isinstance(answer, Busy) else None
 
     def _start(self, part: StartSlice) -> None:

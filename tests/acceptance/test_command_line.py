@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -31,7 +32,7 @@ def test_new_writes_a_manifest_that_is_valid_and_never_writes_over_one(tmp_path:
     assert again.returncode == 2
     assert "already there" in again.stderr
 
-    wrong = new("new", "Patch Web", "--playbook", "../x.yml")
+    wrong = new("new", "Patch Web", "--all", "--playbook", "../x.yml")
     assert wrong.returncode == 2
     assert "metadata.name" in wrong.stderr
     assert "spec.playbook" in wrong.stderr
@@ -273,3 +274,80 @@ def test_cancel_ends_a_run_that_has_no_daemon_any_more(tmp_path: Path, killed_to
     assert here.children() == {"h1": "cancelled", "h2": "cancelled", "h3": "skipped"}
     assert here.once().code == 1
     assert sorted(here.recorded()) == ["h1", "h2"]
+
+
+def test_validate_looks_at_the_playbooks_of_a_source_and_at_nothing_hidden(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=2)
+    here.job()
+    here.job("waves", playbook="playbooks/waves.yml")
+    here.write("playbooks/waves.yml", "- hosts: all\n  serial: 1\n  roles: [once]\n")
+    (here.root / "roles" / "once" / "tasks").mkdir(parents=True)
+    here.write("roles/once/tasks/main.yml", "- ping:\n  run_once: true\n")
+    (here.root / ".reconciler").mkdir()
+    here.write(".reconciler/left.yaml", "no: manifest\n")
+
+    for path in (here.root, here.root / "jobs"):
+        done = here.call("validate", str(path))
+        assert (done.code, done.out) == (0, "2 manifests are valid\n")
+        for warning in ("SerialInsideWave: playbooks/waves.yml:2", "RunOncePerWave: roles/once/tasks/main.yml:2"):
+            assert f"warning {here.root}/jobs/waves.yaml:1:1: {warning}" in done.err
+
+    here.job("asks", playbook="playbooks/asks.yml")
+    here.write("playbooks/asks.yml", "- hosts: all\n  vars_prompt: [{name: version}]\n")
+    here.job("gone", playbook="playbooks/gone.yml")
+    done = here.call("validate", str(here.root))
+    assert done.code == 2
+    assert f"{here.root}/jobs/asks.yaml:1:1: playbooks/asks.yml asks for version" in done.err
+    assert f"{here.root}/jobs/gone.yaml:1:1: spec.playbook names playbooks/gone.yml" in done.err
+
+
+def test_new_never_means_the_whole_fleet_by_silence(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    options = ("new", "mine", "--playbook", "playbooks/work.yml")
+    assert here.call(*options).code == 2
+    assert here.call(*options, "--all", "--tag", "web").code == 2
+    assert yaml.safe_load(here.call(*options, "--all").out)["spec"]["selector"] == {"all": True}
+    assert yaml.safe_load(here.call(*options, "--host", "h1").out)["spec"]["minHosts"] == 1
+
+
+def test_a_state_directory_belongs_to_one_source(tmp_path: Path) -> None:
+    """To another one every batch of the first would look removed."""
+    here = Workspace(tmp_path, hosts=1)
+    here.job()
+    assert here.once().code == 0
+    other = tmp_path / "other"
+    shutil.copytree(here.root, other)
+
+    refused = here.call("run", "--once", str(other))
+
+    assert refused.code == 2
+    assert f"is the state of {here.root}, not of {other}" in refused.err
+    assert here.status()["phase"] == "Succeeded"
+    here.root.rename(tmp_path / "moved")
+    assert here.call("run", "--once", str(tmp_path / "moved")).code == 0
+    assert here.call("status", "work").out.startswith("default/work  Succeeded")
+
+
+def test_history_tells_why_and_data_is_whole(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    here.job()
+    assert here.once().code == 0
+    assert here.call("trigger", "work", "--reason", "the fix for CVE-1").code == 0
+    assert here.once().code == 0
+
+    latest = json.loads(here.call("history", "work", "-o", "json").out)[0]
+    assert (latest["cause"], latest["because"], latest["generation"]) == ("Requested", "the fix for CVE-1", 1)
+    assert latest["revision"] == here.status()["revision"]
+    assert "Requested: the fix for CVE-1" in here.call("history", "work").out
+    assert "Requested: the fix for CVE-1" in here.call("status", "work").out
+    nobody = here.call("history", "--host", "nobody")
+    assert (nobody.code, nobody.out, nobody.err) == (0, "", "no run had nobody\n")
+    assert "was unsuccessful" in here.call("logs", "work", "--failed").err
+
+
+def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=2)
+    here.job()
+    assert here.call("plan", str(here.root)).code == 0
+    assert here.call("doctor", str(here.root)).code == 0
+    assert not here.state.exists()

@@ -315,3 +315,8 @@ def test_what_is_set_for_ssh_comes_after_what_the_user_set(tmp_path: Path) -> No
 
 def test_an_ansible_cfg_that_can_not_be_read_is_left_to_ansible(tmp_path: Path) -> None:
     assert user(tmp_path, "no section\n").callbacks() == []
+
+
+def test_a_playbook_that_was_ended_has_counted_nothing_and_says_no_numbers() -> None:
+    ended = HostOutcome("h1", ChildStatus.CANCELLED, Reason.CANCELLED)
+    assert [line.text for line in Logbook("/snapshot").last_lines(ended)] == ["RECAP cancelled (Cancelled)"]

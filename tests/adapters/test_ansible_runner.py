@@ -53,6 +53,21 @@ def test_failing_loop_items_are_in_the_log(tmp_path: Path) -> None:
     assert ran.outcome("h1").message == "item 4: non-zero return code 4: about 4"
 
 
+def test_no_item_of_a_loop_speaks_to_the_terminal_or_begins_a_line(tmp_path: Path) -> None:
+    play = (
+        PLAY
+        + r"""  tasks:
+    - name: "odd \e[2J"
+      debug: {msg: "{{ item }}"}
+      loop: ["\e]0;owned\a", "\e[2J", "two\nlines"]
+"""
+    )
+    ran = Project(tmp_path, hosts=("h1",)).run(play)
+    log = ran.log_of("h1")
+    assert not [line for line in log if any(ord(letter) < 32 for letter in line)]
+    assert "ok (item=two lines)" in log
+
+
 def test_there_are_no_terminal_codes(tmp_path: Path) -> None:
     project = Project(tmp_path, hosts=("h1",))
     project.write("ansible.cfg", "[defaults]\nforce_color = true\n")

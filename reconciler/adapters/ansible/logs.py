@@ -27,6 +27,9 @@ _WORDS = {
     "runner_retry": "retrying",
 }
 
+_COUNTS = ("ok", "changed", "unreachable", "failed", "skipped", "rescued", "ignored")
+"""In the order of Ansible's own recap."""
+
 _FAILED = ("runner_on_failed", "runner_on_unreachable", "runner_item_on_failed", "runner_retry")
 
 _NOT_FOR_THE_RUN = ("playbook_on_task_start", "playbook_on_include", "playbook_on_notify", "playbook_on_stats")
@@ -47,7 +50,7 @@ def task_name(data: Mapping[str, Any]) -> str:
 def item_label(result: Mapping[str, Any]) -> str:
     """Which item of a loop this is, as loop_control.label has it."""
     label = result.get("_ansible_item_label", result.get("item"))
-    return label if isinstance(label, str) else json.dumps(label, default=str)
+    return " ".join(plain(label if isinstance(label, str) else json.dumps(label, default=str)).split("\n"))
 
 
 def message_of(result: Mapping[str, Any]) -> str:
@@ -78,18 +81,15 @@ class Logbook:
 
     def lines(self, event: Mapping[str, Any]) -> Iterator[LogLine]:
         for line in self._lines(event):
-            yield LogLine(line.host, line.text.replace(self._home, ""))
+            yield LogLine(line.host, plain(line.text).replace(self._home, ""))
 
     def last_lines(self, outcome: HostOutcome) -> Iterator[LogLine]:
         """How it ended for this host, after all its other lines."""
-        counts = outcome.counts
         reason = f" ({outcome.reason})" if outcome.reason else ""
-        yield LogLine(
-            outcome.host,
-            f"RECAP {outcome.status}{reason}: ok={counts.ok} changed={counts.changed} "
-            f"unreachable={counts.unreachable} failed={counts.failed} skipped={counts.skipped} "
-            f"rescued={counts.rescued} ignored={counts.ignored}",
-        )
+        counted = {name: getattr(outcome.counts, name) for name in _COUNTS}
+        # A playbook that was ended has not counted, and a row of zeros would say that nothing was done.
+        told = ": " + " ".join(f"{name}={number}" for name, number in counted.items()) if any(counted.values()) else ""
+        yield LogLine(outcome.host, f"RECAP {outcome.status}{reason}{told}")
         yield from (LogLine(outcome.host, f"  {line}") for line in outcome.message.splitlines())
 
     def _lines(self, event: Mapping[str, Any]) -> Iterator[LogLine]:

@@ -121,7 +121,8 @@ class Lookups(Database):
 
 
 def _parents() -> Select[Any]:
-    return select(jobs, causes.c.key.label("cause_key")).outerjoin(causes, causes.c.id == jobs.c.cause_id)
+    cause = (causes.c.key.label("cause_key"), causes.c.message.label("cause_message"))
+    return select(jobs, *cause).outerjoin(causes, causes.c.id == jobs.c.cause_id)
 
 
 def _one_child(parent: Any, host: str) -> Select[tuple[int]]:
@@ -136,6 +137,7 @@ def _run(connection: Connection, row: Row[Any]) -> Run:
         job_id=row.job_id,
         cause=CauseKind(row.cause_kind),
         cause_key=row.cause_key or "",
+        cause_message=row.cause_message or "",
         generation=row.generation,
         work_digest=row.work_digest,
         playbook_digest=row.playbook_digest,

@@ -22,6 +22,7 @@ class Runs(Memory):
             job_id=new.job_id,
             cause=new.cause.kind,
             cause_key=new.cause.key,
+            cause_message=new.cause.message,
             generation=new.generation,
             work_digest=new.work_digest,
             playbook_digest=new.playbook_digest,
