@@ -5,6 +5,7 @@ Parts that only some commands need are imported where they are built: the proces
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sys
@@ -100,9 +101,17 @@ def open_store(settings: Settings) -> SqlStore:
 
 
 def create_store(settings: Settings) -> SqlStore:
-    """The database, made or brought up to date."""
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
-    (settings.state_dir / ".gitignore").write_text("*\n", encoding="utf-8")
+    """The database, made or brought up to date. Raises Unavailable if the state directory can't be made or written."""
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), (settings.state_dir / ".gitignore").open("x") as ignore:
+            ignore.write("*\n")
+    except OSError as error:
+        raise Unavailable(
+            Reason.STORE_UNAVAILABLE,
+            f"the state directory {settings.state_dir} can't be made or written: {error.strerror}",
+            "give another --state-dir, or see its permissions",
+        ) from error
     try:
         return open_store(settings)
     except Refused:  # there is none, or not of this version: what can be done about it, a migration knows
@@ -134,6 +143,14 @@ def only_daemon(settings: Settings) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def keep_apart(settings: Settings, root: Path) -> None:
+    """Raises Refused for a source that is its own state directory, before anything is written there."""
+    if settings.state_dir.resolve() == root.resolve():
+        raise Refused(
+            Reason.SETTINGS_INVALID, f"{root.resolve()} is the state directory itself", "choose another --state-dir"
+        )
 
 
 def keep_to_source(settings: Settings, root: Path) -> None:

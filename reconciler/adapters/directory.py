@@ -274,8 +274,18 @@ class DirectorySource:
                 if snapshot.revision != revision:
                     raise Unavailable(Reason.SOURCE_MOVED, f"the source is no longer at {revision}")
                 copy = self._copy(snapshot, listing)
+            else:
+                self._mend(copy)
             self._kept_at[revision] = self._clock.monotonic()
             return copy
+
+    def _mend(self, copy: DirectorySnapshot) -> None:
+        """A playbook may have written into its copy. While the source is at this revision, what differs is copied again."""
+        snapshot, listing = self._read()
+        for path, file in listing.files.items() if snapshot.revision == copy.revision else ():
+            if snapshot.files[path] != UNREADABLE and not _unchanged(file, copy.root / path):
+                _remove(copy.root / path)
+                _copy_file(listing.root, copy.root, path, snapshot.files[path])
 
     def kept(self, revision: Revision) -> DirectorySnapshot | None:
         folder = self._folder(revision)
@@ -524,6 +534,11 @@ def _copy_file(root: Path, tree: Path, path: str, digest: str) -> None:
         os.utime(written.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
     if seen.hexdigest() != digest:
         raise _moved(path)
+
+
+def _unchanged(file: _File, copy: Path) -> bool:
+    found = copy.lstat() if copy.exists() else None
+    return found is not None and (found.st_mtime_ns, found.st_size) == (file.stamp[0], file.size)
 
 
 def _revision(files: Mapping[str, str], executable: set[str]) -> Revision:

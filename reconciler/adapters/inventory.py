@@ -293,6 +293,9 @@ class AnsibleInventory:
             "PYTHONDONTWRITEBYTECODE": "1",
             "ANSIBLE_LOCAL_TEMP": str(scratch / "ansible"),
             "ANSIBLE_NOCOLOR": "1",
+            # whatever ansible.cfg says: both write between the lines of the answer
+            "ANSIBLE_DEBUG": "0",
+            "ANSIBLE_VERBOSITY": "0",
             # without these a file that no plugin can parse is a warning, and the inventory empty
             "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
             "ANSIBLE_INVENTORY_UNPARSED_FAILED": "True",
@@ -311,6 +314,12 @@ class AnsibleInventory:
             found = (_plain(variables.get(variable)) for variable in names)
             return next((value for value in found if value), "")
 
+        if not name.isprintable():
+            raise Unavailable(
+                Reason.INVENTORY_UNREADABLE,
+                f"{', '.join(question.paths)}: the host name {name!r} has a character that can't be printed",
+                "mend it: names are written to files, a line each",
+            )
         address = text("ansible_host", "ansible_ssh_host").strip("[]") or name
         connection = text("ansible_connection") or question.connection
         if identity := text("reconciler_host_id"):

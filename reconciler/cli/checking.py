@@ -60,10 +60,9 @@ def validate(
     globs = tuple(glob_pattern(glob) for glob in settings.manifests)
     playbooks = _Playbooks(globs)
     for file in _files(paths, globs):
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            problems.append(_problem(str(file), 1, 1, f"can't be read: {error.strerror}", "see its permissions"))
+        content = _content(file)
+        if isinstance(content, str):
+            problems.append(_problem(str(file), 1, 1, content, "see whether it is there, and its permissions"))
             continue
         for entry in parse_manifests(content, str(file), settings.max_limit):
             checked += 1
@@ -108,6 +107,16 @@ def _files(paths: Sequence[Path], globs: Sequence[re.Pattern[str]]) -> Iterator[
         seen = [file for file in found if not _is_hidden(inside[file])]
         manifests = [file for file in seen if any(glob.fullmatch(inside[file]) for glob in globs)]
         yield from manifests or seen
+
+
+def _content(file: Path) -> bytes | str:
+    """What is in it, or why that can't be read."""
+    if file.exists() and not file.is_file():
+        return "this is not a file"  # to read a pipe would be to wait for ever
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        return f"can't be read: {error.strerror}"
 
 
 class _Playbooks:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+STOPPING, LEAVING = 30.0, 1.0
+"""Seconds for looks in progress: whatever is cut off is found again, so that who is in a hurry need not wait."""
+
 POLL = 0.25
 """Seconds between two looks at what a person wants and what has come of the work."""
 
@@ -67,6 +70,7 @@ def run(
                 Reason.PATH_MISSING, f"there is no directory {path}", f"for one batch: reconciler trigger {path}"
             )
         log_to_stderr(settings, quiet=once)
+        parts.keep_apart(settings, path)
         store = parts.create_store(settings)
         interrupts = Interrupts()
         interrupts.catch()
@@ -90,7 +94,7 @@ def run(
             with progress_to(show.out if once else None, store) as progress:
                 daemon.start(once=once)
                 _go_on(daemon, interrupts, progress, once=once)
-            daemon.stop()
+            daemon.stop(LEAVING if interrupts.leave else STOPPING)
             if once and not interrupts.any:
                 daemon.trim()
             if web is not None:

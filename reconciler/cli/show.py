@@ -25,8 +25,10 @@ MESSAGE_WIDTH = 100
 PIPE_WIDTH = 200
 """Columns of a table that no terminal shows."""
 
-out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+# Emoji codes are left as they are: `main.c:100:5` is a place and no picture.
+_on_terminal = sys.stdout is not None and sys.stdout.isatty()
+out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if _on_terminal else PIPE_WIDTH)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 class Format(StrEnum):
@@ -167,7 +169,7 @@ def one(job: JobStatus) -> Group:
     parts: list[RenderableType] = []
 
     def line(text: str = "") -> None:
-        parts.append(Text.from_markup(text))
+        parts.append(Text.from_markup(text, emoji=False))
 
     line(f"[bold]{job.metadata.source}/{job.metadata.name}[/]  {phase(body.phase)}  {escape(body.message)}")
     line(f"  {body.progress}, generation {job.metadata.generation}, seen at {escape(body.revision[:REVISION_WIDTH])}")

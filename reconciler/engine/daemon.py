@@ -59,6 +59,10 @@ UNTELLABLE = frozenset({Reason.STORE_UNAVAILABLE, Reason.STATUS_NOT_WRITTEN})
 """A job's status can't tell of these."""
 
 
+PATIENCE = timedelta(seconds=20)
+"""How long who waits for rest waits for the next try of a slice that failed to start before."""
+
+
 @dataclass(frozen=True, slots=True)
 class FailedLook:
     """A look at a job that could not be finished; it is tried again."""
@@ -123,12 +127,15 @@ class Daemon:
         for keeper in self._keepers.values():
             self._thread(self._watcher(keeper), f"watch-{keeper.source.name}")
 
-    def stop(self) -> None:
-        """Stop looking at jobs. What runs goes on in its own processes, and is found again."""
+    def stop(self, patience: float = 30.0) -> None:
+        """Stop looking at jobs; a look in progress begins nothing any more, and is waited for so many seconds. What runs
+        goes on in its own processes, and is found again."""
+        self.drain()
         self._stop.set()
         self.queue.close()
+        until = self._clock.monotonic() + patience
         for thread in self._threads:
-            thread.join(timeout=30)
+            thread.join(timeout=max(0.0, until - self._clock.monotonic()))
 
     def problems(self) -> tuple[str, ...]:
         """Sources that can't be read now, or whose manifests can't be recorded, a line each."""
@@ -189,11 +196,16 @@ class Daemon:
         """Nothing runs for it, and again and again it could not be started, or what became of it not be recorded."""
         if self._executor.liveness(part.id, part.fence) is Liveness.ALIVE:
             return False
-        if part.state is SliceState.PLANNED and part.restarts - self._restarts.get(part.id, 0) >= GIVE_UP:
+        failed_here = part.restarts - self._restarts.get(part.id, 0)
+        if part.state is SliceState.PLANNED and (failed_here >= GIVE_UP or (failed_here > 0 and self._is_far(part))):
             return True
         key = self._store.key_of_run(part.run)
         failed = self._failed.get(key) if key is not None else None
         return failed is not None and failed.times >= GIVE_UP
+
+    def _is_far(self, part: Slice) -> bool:
+        """Whether its next try is later than anybody who waits for rest is to wait."""
+        return part.not_before is not None and part.not_before - self._clock.now() > PATIENCE
 
     def failures(self) -> Mapping[JobKey, FailedLook]:
         """Looks that could not be finished so far."""

@@ -351,3 +351,67 @@ def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
     assert here.call("plan", str(here.root)).code == 0
     assert here.call("doctor", str(here.root)).code == 0
     assert not here.state.exists()
+
+
+def test_what_hosts_say_is_shown_as_they_said_it(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    said = "fe80:0:0:a:b:1:2:3 main.c:100:5: error nginx:up:ok [bold]"
+    play = [{"hosts": "all", "gather_facts": False, "tasks": [{"name": "Say", "fail": {"msg": said}}]}]
+    here.write("playbooks/work.yml", yaml.safe_dump(play))
+    here.job()
+    assert here.once().code == 1
+    for command in (
+        ("status", "work"),
+        ("status", "work", "-o", "yaml"),
+        ("logs", "work", "h1"),
+        ("logs", "work", "--failed"),
+    ):
+        assert said in here.call(*command).out, command
+
+
+def test_what_can_not_be_used_is_said_and_left_as_it_is(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    here.job()
+    (here.root / ".gitignore").write_text("*.secret\n")
+    itself = subprocess.run(
+        [here.command()[0], "run", "--once", ".", "--state-dir", "."],
+        cwd=here.root,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (itself.returncode, "is the state directory itself" in itself.stderr) == (2, True)
+    assert (here.root / ".gitignore").read_text() == "*.secret\n"
+    assert not (here.root / "reconciler.db").exists()
+
+    (tmp_path / "file").touch()
+    nowhere = subprocess.run(
+        [here.command()[0], "run", "--once", str(here.root), "--state-dir", str(tmp_path / "file" / "state")],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (nowhere.returncode, "Traceback" in nowhere.stderr) == (4, False)
+
+    os.mkfifo(here.root / "jobs" / "pipe.yaml")
+    assert "pipe.yaml:1:1: this is not a file" in here.call("validate", str(here.root / "jobs")).err
+
+
+def test_terminated_before_anything_began_it_begins_nothing(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=2)
+    asked, answer = tmp_path / "asked", tmp_path / "answer"
+    here.write(
+        "inventory/slow.sh", f"#!/bin/sh\ntouch {asked}\nwhile ! test -e {answer}; do sleep 0.1; done\necho '{{}}'\n"
+    )
+    (here.root / "inventory" / "slow.sh").chmod(0o755)
+    here.job(inventory=["inventory/hosts.yml", "inventory/slow.sh"])
+    process = subprocess.Popen(here.command("run", "--once", str(here.root)), stderr=subprocess.PIPE)
+    wait_for(asked.exists, "the inventory to be read")
+    process.terminate()
+    answer.touch()
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    wait_for(lambda: here.marked() == [], "no process of a slice")
+    assert here.recorded() == []
+    assert here.once().code == 0
+    assert sorted(here.recorded()) == ["h1", "h2"]

@@ -315,6 +315,16 @@ def test_a_copy_that_was_cut_short_is_made_anew(folder: Folder) -> None:
     assert len(list(folder.snapshots.iterdir())) == 1
 
 
+def test_what_a_playbook_changed_in_its_copy_is_put_right_for_the_next_run(folder: Folder) -> None:
+    source = folder.source()
+    revision = source.sync().revision
+    copy = source.keep(revision)
+    (copy.root / "playbooks" / "p.yml").write_text("two, touched")
+    (copy.root / "jobs" / "a.yaml").unlink()
+    again = source.keep(revision)
+    assert (again.root, again.read("playbooks/p.yml"), again.read("jobs/a.yaml")) == (copy.root, b"two", b"one")
+
+
 def test_a_copy_holds_what_it_says_though_files_change_while_it_is_made(folder: Folder) -> None:
     """Somebody goes on writing. Each copy that is made is whole, and nothing is left of those that were not."""
     for number in range(20):

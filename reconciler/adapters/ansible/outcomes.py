@@ -248,6 +248,9 @@ def _failed(trace: HostTrace, report: Report) -> Verdict:
         return Verdict(ChildStatus.FAILED, Reason.TASK_FAILED, "a task failed; Ansible did not say how")
     failure = _that_counts(trace.failures, report)
     result = failure.get("res") or {}
+    if not result:
+        message = "the task failed, and its result was too large to be kept"
+        return Verdict(ChildStatus.FAILED, Reason.TASK_FAILED, message, task_name(failure))
     item = _failed_item(result)
     message = message_of(result) if item is None else f"item {item_label(item)}: {message_of(item)}"
     cause = item or result
