@@ -139,6 +139,22 @@ def test_several_inventories_are_one(project: Project) -> None:
     assert set(project.load("a.ini", "b.ini").hosts) == {"web-1", "db-1"}
 
 
+@pytest.mark.parametrize("said", ["verbosity = 3", "debug = True"])
+def test_what_ansible_cfg_makes_ansible_say_is_no_part_of_the_answer(project: Project, said: str) -> None:
+    project.write("ansible.cfg", f"[defaults]\n{said}\n")
+    project.write("hosts.ini", "web-1\n")
+    assert set(project.load("hosts.ini").hosts) == {"web-1"}
+
+
+def test_a_host_name_that_is_no_line_of_a_file_is_refused(project: Project) -> None:
+    """The hosts of a slice are handed on a line each: this one would be two others."""
+    project.write("hosts.py", '#!/bin/sh\nprintf \'{"all": {"hosts": ["a", "a\\\\nb"]}}\'\n', 0o755)
+    with pytest.raises(Unavailable) as refused:
+        project.load("hosts.py")
+    assert refused.value.reason is Reason.INVENTORY_UNREADABLE
+    assert r"'a\nb'" in refused.value.message
+
+
 # -- which one it is -----------------------------------------------------------------------------------------------------
 def test_the_manifest_goes_before_ansible_cfg_and_that_before_the_settings(project: Project) -> None:
     for name in ("manifest", "config", "settings"):
