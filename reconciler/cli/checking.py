@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -111,9 +112,9 @@ def _files(paths: Sequence[Path], globs: Sequence[re.Pattern[str]]) -> Iterator[
 
 def _content(file: Path) -> bytes | str:
     """What is in it, or why that can't be read."""
-    if file.exists() and not file.is_file():
-        return "this is not a file"  # to read a pipe would be to wait for ever
     try:
+        if file.exists() and not file.is_file():
+            return "this is not a file"  # to read a pipe would be to wait for ever
         return file.read_bytes()
     except OSError as error:
         return f"can't be read: {error.strerror}"
@@ -138,7 +139,11 @@ class _Playbooks:
             target = (root / path).resolve()
             if not target.is_relative_to(root):
                 raise Refused(Reason.PATH_OUTSIDE_SOURCE, f"{path} leaves the source", "keep it in the source")
-            return target.read_bytes() if target.is_file() else None
+            try:
+                return target.read_bytes() if target.is_file() else None
+            except OSError as error:
+                said = f"{path} may not be read: {error.strerror}"
+                raise Refused(Reason.PATH_UNREADABLE, said, "see its permissions") from error
 
         try:
             facts = inspect_playbook(entry.job.spec.playbook, self._listing(root), read)
@@ -151,7 +156,8 @@ class _Playbooks:
 
     def _listing(self, root: Path) -> Listing:
         if root not in self._listings:
-            files = (file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+            found = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+            files = (file.relative_to(root).as_posix() for file in found)
             self._listings[root] = Listing({name: "" for name in files if not _is_hidden(name)})
         return self._listings[root]
 
