@@ -281,7 +281,10 @@ class DirectorySource:
 
     def _mend(self, copy: DirectorySnapshot) -> None:
         """A playbook may have written into its copy. While the source is at this revision, what differs is copied again."""
-        snapshot, listing = self._read()
+        try:
+            snapshot, listing = self._read()
+        except (Refused, Unavailable):
+            return
         for path, file in listing.files.items() if snapshot.revision == copy.revision else ():
             if snapshot.files[path] != UNREADABLE and not _unchanged(file, copy.root / path):
                 _remove(copy.root / path)
