@@ -22,7 +22,6 @@ from reconciler.adapters.local import LocalExecutor
 from reconciler.adapters.store import SqlStore
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import SliceId
-from reconciler.core.planning import Limits
 from reconciler.core.reasons import Reason
 from reconciler.settings import Settings
 
@@ -199,6 +198,7 @@ def build_preview(
 ) -> tuple[Sequence[Preview], Sequence[Rejected]]:
     """What would run on a directory. Without a store it is assumed that nothing has run."""
     from reconciler.core.facts import Observed
+    from reconciler.core.planning import Limits
     from reconciler.engine.catalogue import Catalogue
     from reconciler.engine.preview import preview
     from reconciler.engine.resolve import Resolver
@@ -226,6 +226,7 @@ def build_daemon(settings: Settings, root: Path | None, store: SqlStore, config:
     """The daemon on one directory, ready to start; on none: it only sees what runs to its end."""
     from reconciler.adapters.metrics import ProcessMetrics
     from reconciler.adapters.statusfile import StatusFiles
+    from reconciler.core.planning import Limits
     from reconciler.engine.catalogue import Catalogue
     from reconciler.engine.daemon import Daemon, Pace, views
     from reconciler.engine.reconcile import Reconciler

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import sys
 from pathlib import Path
-
-import structlog
 
 from reconciler.adapters.ansible import AnsibleRunner
 from reconciler.adapters.clock import SystemClock
@@ -25,7 +24,7 @@ from reconciler.engine.slice import SliceProcess
 from reconciler.ports import SliceWork
 from reconciler.settings import load_settings
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state-dir", type=Path)
     parser.add_argument("--config", type=Path)
     given = parser.parse_args(arguments)
+    logging.basicConfig(format=f"%(asctime)s %(levelname)s {given.slice}: %(message)s")
     settings = load_settings(given.config, state_dir=given.state_dir)
     state_dir = settings.state_dir.resolve()
     clock = SystemClock()
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = SliceFolder(state_dir / "slices", SliceId(given.slice))
     held = folder.hold()
     if held is None:
-        log.info("slice_has_a_process", slice=given.slice)
+        log.warning("another process has it")
         return 3
     with held:
         store = SqlStore(settings.url, clock)

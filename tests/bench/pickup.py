@@ -1,7 +1,8 @@
 """From saving a manifest to its first child started, in a daemon that runs.
 
-The start of a child is the moment just before ansible-playbook is executed, as the database has it. So what Ansible
-takes to start is not in it; what ansible-inventory takes the first time is told apart.
+The start of a run is the moment just before its first ansible-playbook is executed, as the database has it. So what
+Ansible takes to start is not in it (a child's own start, once it has ended, is its first task's: that has it in);
+what ansible-inventory takes the first time is told apart.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def _pickup(root: Path, store: SqlStore, name: str) -> float:
     _wait(ended, f"the end of {name}")
     run = store.observe(key).run
     assert run is not None
-    started = min(child.started_at for child in run.children if child.started_at is not None)
-    return (started - saved).total_seconds()
+    assert run.started_at is not None
+    return (run.started_at - saved).total_seconds()
 
 
 def _wait(condition: Callable[[], bool], what: str) -> None:
