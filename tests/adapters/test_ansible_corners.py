@@ -278,6 +278,16 @@ def test_killed_from_outside_nothing_is_known(tmp_path: Path) -> None:
     assert ends(ran) == [(ChildStatus.UNKNOWN, Reason.SLICE_LOST)]
 
 
+def test_who_was_inside_a_task_when_a_worker_of_ansible_is_killed_is_unknown(tmp_path: Path) -> None:
+    """As the kernel does when memory is short. Ansible gives up then, without saying for whom the worker worked."""
+    kills_its_worker = "\"{{ lookup('pipe', 'sleep 2; kill -9 $PPID') if inventory_hostname == 'h1' else 'fine' }}\""
+    ran = Project(tmp_path).run(f"{PLAY}  tasks: [{{name: big, debug: {{msg: {kills_its_worker}}}}}]\n")
+    assert [status for status, _ in ends(ran)] == [ChildStatus.UNKNOWN, ChildStatus.ABORTED, ChildStatus.ABORTED]
+    assert ran.result.error is None
+    assert ran.outcome("h1").task == "big"
+    assert "memory" in ran.outcome("h1").message
+
+
 def test_all_hosts_gone_is_no_broken_playbook(tmp_path: Path) -> None:
     ran = Project(tmp_path, hosts=("h8", "h9")).run(f"{PLAY}  tasks: [{{debug: }}]\n")
     assert ends(ran) == [(ChildStatus.ABORTED, Reason.HOST_GONE)] * 2

@@ -86,6 +86,7 @@ def _verdicts(
     said = "\n".join(evidence.said).replace(f"{home}/", "")
     if "leaves us with no hosts to target" in said:
         return [GONE for _ in hosts], None
+    traces = [(host, evidence.trace(host)) for host in hosts]
     touched = bool(evidence.traces) or evidence.stats is not None
     if evidence.prompted is not None and evidence.stats is None:
         error = _prompt(evidence.prompted)
@@ -99,7 +100,27 @@ def _verdicts(
     if not touched:
         return [GONE if host in report.gone else aborted for host in hosts], error
     # Hosts were reached before it broke: their failures are theirs, and the next wave is for stopOnFailure to decide.
-    return [_proven(host, evidence.trace(host), report) or aborted for host in hosts], None
+    if _WORKER_KILLED in said:
+        aborted = Verdict(ChildStatus.ABORTED, Reason.STOPPED_WITH_OTHERS, _KILLED_BESIDE)
+        return [_proven(host, trace, report) or _killed_inside(trace) or aborted for host, trace in traces], None
+    return [_proven(host, trace, report) or aborted for host, trace in traces], None
+
+
+_WORKER_KILLED = "A worker was found in a dead state"
+"""What ansible-playbook says when one of its processes was killed: by the kernel when memory is short, most often."""
+
+_KILLED_BESIDE = "stopped by Ansible because one of its processes was killed while it worked on another host"
+
+
+def _killed_inside(trace: HostTrace) -> Verdict | None:
+    """Ansible does not say whose process it was, so that nothing is known of any task that was going on."""
+    if trace.inside is None:
+        return None
+    message = (
+        f"one of Ansible's processes was killed while this host was in task {trace.inside}; "
+        "see whether this machine ran out of memory, and lower `limit` if it did"
+    )
+    return Verdict(ChildStatus.UNKNOWN, Reason.SLICE_LOST, message, trace.inside)
 
 
 def _prompt(variable: str) -> RunError:
