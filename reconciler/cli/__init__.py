@@ -6,8 +6,9 @@ import typer
 from reconciler.cli import asking, checking, looking, running, system
 
 app = typer.Typer(
-    name="reconciler", no_args_is_help=True, help="GitOps for Ansible batches.", pretty_exceptions_enable=False
+    name="reconciler", no_args_is_help=True, pretty_exceptions_enable=False
 )
+app.callback()(system.reconciler)
 for part in (running, checking, looking, asking, system):
     part.add_to(app)
 

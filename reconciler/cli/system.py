@@ -25,6 +25,20 @@ def add_to(app: typer.Typer) -> None:
     app.command()(version)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+def reconciler(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """GitOps for Ansible batches."""
+
+
 @db.command()
 def upgrade(config: Config = None, state_dir: StateDir = None) -> None:
     """Make the database, or bring it up to date."""

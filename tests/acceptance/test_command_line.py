@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -343,6 +345,12 @@ def test_history_tells_why_and_data_is_whole(tmp_path: Path) -> None:
     nobody = here.call("history", "--host", "nobody")
     assert (nobody.code, nobody.out, nobody.err) == (0, "", "no run had nobody\n")
     assert "was unsuccessful" in here.call("logs", "work", "--failed").err
+
+
+def test_both_ways_to_ask_for_the_version_tell_what_is_installed() -> None:
+    program = Path(sys.executable).with_name("reconciler")
+    told = [subprocess.run([program, ask], capture_output=True, text=True).stdout for ask in ("version", "--version")]
+    assert told == [f"{metadata.version('batchjob-reconciler')}\n"] * 2
 
 
 def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
