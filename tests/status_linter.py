@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.core.facts import ChildStatus
+from reconciler.core.failures import EXAMPLES, MAX_MESSAGE
 from reconciler.core.reasons import Reason
-from reconciler.core.report import EXAMPLES, MAX_MESSAGE
 from reconciler.core.status import ConditionType, JobStatus, SourceStatus
 
 Document = Mapping[str, Any]

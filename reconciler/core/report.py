@@ -25,6 +25,7 @@ from reconciler.core.facts import (
     RunSummary,
     SliceState,
 )
+from reconciler.core.failures import EXAMPLES, group_failures, short
 from reconciler.core.planning import Blocked, Desired, Plan, Verdict, coverage_of, left_behind, rest
 from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
@@ -33,7 +34,6 @@ from reconciler.core.status import (
     Condition,
     ConditionType,
     CoverageCounts,
-    FailureGroup,
     HistoryView,
     HostCounts,
     JobMetadata,
@@ -49,12 +49,6 @@ from reconciler.core.status import (
     SuccessView,
     WaveView,
 )
-
-MAX_MESSAGE = 1000
-"""Characters of a message in a status; the child's log has it whole."""
-
-EXAMPLES = 5
-"""Hosts named as examples of one failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +103,7 @@ def report(
         status=JobStatusBody(
             observed_generation=record.generation,
             phase=said.phase,
-            message=_short(said.message),
+            message=short(said.message),
             progress=progress(counts),
             revision=desired.revision,
             suspended=desired.spec.suspend,
@@ -141,7 +135,7 @@ def report_invalid(
         status=JobStatusBody(
             observed_generation=0,
             phase=Phase.INVALID,
-            message=_short(text),
+            message=short(text),
             progress=progress({}),
             revision=revision,
             conditions=(
@@ -381,7 +375,7 @@ def _condition_writer(previous: JobStatus | SourceStatus | None, generation: int
             type=kind,
             status=status,
             reason=reason,
-            message=_short(text),
+            message=short(text),
             last_transition_time=since,
             observed_generation=generation,
         )
@@ -461,21 +455,6 @@ def progress(counts: Mapping[ChildStatus, int]) -> str:
     return f"{done}/{sum(counts.values())} completed, {bad} failed"
 
 
-def group_failures(children: Sequence[Child]) -> tuple[FailureGroup, ...]:
-    """Unsuccessful children by task and message, largest group first: forty failures of one cause are one line."""
-    groups: defaultdict[tuple[str | None, str, Reason | None, ChildStatus], list[str]] = defaultdict(list)
-    for child in children:
-        if child.status.unsuccessful:
-            groups[child.task, _short(child.message), child.reason, child.status].append(child.host)
-    largest_first = sorted(groups.items(), key=lambda item: -len(item[1]))
-    return tuple(
-        FailureGroup(
-            task=task, message=message, reason=reason, status=status, hosts=len(hosts), examples=tuple(hosts[:EXAMPLES])
-        )
-        for (task, message, reason, status), hosts in largest_first
-    )
-
-
 def wave_views(children: Sequence[Child]) -> tuple[WaveView, ...]:
     """The waves that have begun, in order, each with what came of it so far."""
     waves: defaultdict[int, list[Child]] = defaultdict(list)
@@ -526,7 +505,7 @@ def _child_view(child: Child) -> ChildView:
         reason=child.reason,
         task=child.task,
         attempt=child.attempt,
-        message=_short(child.message),
+        message=short(child.message),
         started_at=child.started_at,
         finished_at=child.finished_at,
     )
@@ -536,7 +515,7 @@ def _run_view(run: Run, plan: Plan, waits_for: WaitsFor | None) -> RunStatusView
     return RunStatusView(
         id=run.job_id,
         cause=run.cause,
-        cause_message=_short(run.cause_message),
+        cause_message=short(run.cause_message),
         status=run.status,
         reason=run.reason,
         revision=run.revision,
@@ -570,7 +549,3 @@ def _history_view(summary: RunSummary) -> HistoryView:
         started_at=summary.started_at,
         finished_at=summary.finished_at,
     )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"

@@ -28,12 +28,13 @@ from reconciler.core.facts import (
     SliceState,
     Stop,
 )
+from reconciler.core.failures import MAX_MESSAGE, group_failures
 from reconciler.core.manifest import BatchJobSpec, coverage_digest, work_digest
 from reconciler.core.planning import Blocked, Desired, Limits, plan, slice_id
 from reconciler.core.playbook import PlaybookFacts
 from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
-from reconciler.core.report import MAX_MESSAGE, WaitsFor, group_failures, progress, report, report_invalid, wave_views
+from reconciler.core.report import WaitsFor, progress, report, report_invalid, wave_views
 from reconciler.core.status import Condition, ConditionType, JobStatus, JobStatusBody, Phase
 from tests.builders import NOON, PLAYBOOK_DIGEST, REVISION, make_spec, manifest_record, numbered_hosts
 
@@ -142,6 +143,42 @@ def test_forty_failures_of_one_cause_are_one_line() -> None:
     ]
     assert groups[0].examples == ("web-1", "web-2", "web-3", "web-4", "web-5")
     assert groups[2].reason == Reason.CONNECTION_FAILED
+
+
+def test_a_message_with_the_hosts_own_name_and_address_is_the_same_failure() -> None:
+    refused = "Failed to connect to the host via ssh: ssh: connect to host {} port 22: Connection refused ({})"
+    down = [
+        replace(child, message=refused.format(child.address, child.host))
+        for child in (make_child(n, ChildStatus.UNREACHABLE) for n in range(1, 41))
+    ]
+    (group,) = group_failures(down)
+    assert group.hosts == 40
+    assert group.message == refused.format("<host>", "<host>")
+    (alone,) = group_failures(down[:1])
+    assert alone.message == down[0].message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "could not reach db.{} from here",
+        "{}.example.com does not resolve",
+        "{}-standby is not in sync",
+        "{}0 is full",
+        "x{} is full",
+    ],
+)
+def test_a_name_that_only_holds_the_hosts_is_another_name(message: str) -> None:
+    children = [make_child(n, ChildStatus.FAILED) for n in (1, 2)]
+    told = [replace(child, message=message.format(child.host)) for child in children]
+    assert len(group_failures(told)) == 2
+
+
+def test_what_is_drawn_by_lot_does_not_make_two_failures_of_one() -> None:
+    left = "rm: cannot remove '/root/.ansible/tmp/ansible-tmp-17{0}.5{0}-{0}-99{0}/': no space left at 0x7f00{0}{0}aa"
+    children = [make_child(n, ChildStatus.FAILED, message=left.format(n)) for n in (1, 2, 3)]
+    (group,) = group_failures(children)
+    assert group.message == "rm: cannot remove '/root/.ansible/tmp/…/': no space left at …"
 
 
 def test_the_same_message_of_two_tasks_is_two_failures() -> None:
