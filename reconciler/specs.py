@@ -1,5 +1,5 @@
-"""The published contracts, and the page of settings: written from the code, and checked against what is in the
-repository."""
+"""The published contracts, and the pages of all fields of a manifest and of all settings: written from the code, and
+checked against what is in the repository."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from reconciler.settings import Settings, is_secret
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-SETTINGS_PAGE = Path("docs", "settings.md")
-"""Where the page of settings is: beside the folder of the contracts, where there are docs."""
+DOCS = "docs"
+"""The folder of the pages: beside that of the contracts, where there is one."""
 
 
 def write(folder: Path) -> None:
-    """Write every contract into the folder, and the page of settings into the docs beside it, if there are any."""
+    """Write every contract into the folder, and the pages into the docs beside it, if there are any."""
     folder.mkdir(parents=True, exist_ok=True)
     for path, text in _files(folder).items():
         path.write_text(text, encoding="utf-8")
@@ -46,8 +46,9 @@ def _is(path: Path, text: str) -> bool:
 
 def _files(folder: Path) -> Mapping[Path, str]:
     files = {folder / name: text for name, text in _contracts().items()}
-    page = folder.absolute().parent / SETTINGS_PAGE
-    return {**files, page: settings_page()} if page.parent.is_dir() else files
+    docs = folder.absolute().parent / DOCS
+    pages = {docs / "manifest.md": manifest_page(), docs / "settings.md": settings_page()}
+    return {**files, **pages} if docs.is_dir() else files
 
 
 def _contracts() -> Mapping[str, str]:
@@ -85,6 +86,77 @@ def _json(document: object) -> str:
 def _yaml(document: object) -> str:
     head = "# Written by `reconciler specs`.\n"
     return head + yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+# -- the page of a manifest's fields ---------------------------------------------------------------------------------
+MANIFEST_HEAD = """\
+# Manifest
+
+<!-- Written by `reconciler specs` from reconciler/core/manifest.py. -->
+
+All fields of a `BatchJob`. Those marked **work** open a run when they change; all others steer what runs, and run
+nothing (see [concepts](concepts.md)). A field that is not listed here is refused, with its place and what may have been
+meant. Editors complete and check manifests whose first line names the schema, `specs/batchjob.v1.schema.json`.
+
+```yaml
+# yaml-language-server: $schema=../specs/batchjob.v1.schema.json
+apiVersion: reconciler/v1
+kind: BatchJob
+metadata:
+  name: patch-web
+spec:
+  playbook: playbooks/patch.yml
+  selector: {tags: [web, production]}
+```
+"""
+
+
+def manifest_page() -> str:
+    """docs/manifest.md."""
+    schema = manifest_schema()
+    parts = [MANIFEST_HEAD]
+    waiting = [(name, _resolved(schema["properties"][name], schema)) for name in ("metadata", "spec")]
+    while waiting:
+        name, section = waiting.pop(0)
+        parts.append(f"\n## {name}\n\n{section['description']}\n\n")
+        parts.append("| field | default | | meaning |\n| --- | --- | --- | --- |\n")
+        for field, said in section["properties"].items():
+            whole = _resolved(said, schema)
+            default = _default(said, required=field in section.get("required", ()))
+            meaning = whole["description"] + _example(said)
+            if "properties" in whole:
+                waiting.append((f"{name}.{field}", whole))
+                default = default if default == "required" else ""
+                meaning += f" See [below](#{name}{field.lower()})."
+            work = "work" if said.get("x-opens-run") else ""
+            parts.append(f"| `{field}` | {default} | {work} | {_cell(meaning)} |\n")
+    return "".join(parts)
+
+
+def _resolved(said: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """With what it refers to; what it says itself counts."""
+    return {**schema["$defs"].get(said.get("$ref", "").rpartition("/")[2], {}), **said}
+
+
+def _default(said: Mapping[str, Any], *, required: bool) -> str:
+    if required:
+        return "required"
+    value = said.get("default")
+    return "unset" if value in (None, [], {}) else f"`{_flow(value)}`"
+
+
+def _example(said: Mapping[str, Any]) -> str:
+    examples = " or ".join(f"`{_flow(example)}`" for example in said.get("examples", ()))
+    return f" For example {examples}." if examples else ""
+
+
+def _flow(value: object) -> str:
+    """A value as one would write it into a manifest, on one line."""
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 # -- the page of settings --------------------------------------------------------------------------------------------
@@ -168,6 +240,6 @@ def _table(settings: tuple[Setting, ...]) -> Iterator[str]:
     yield "\n| setting | default | environment | meaning |\n| --- | --- | --- | --- |\n"
     for each in settings:
         default = f"`{each.default}`" if each.default else "unset"
-        meaning = each.description.replace("|", "\\|")
+        meaning = _cell(each.description)
         variables = " or ".join(f"`{variable}`" for variable in each.variables)
         yield f"| `{each.name}` | {default} | {variables} | {meaning} |\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from reconciler import specs
 from reconciler.adapters.metrics import CATALOGUE
 from reconciler.adapters.statusfile import render
+from reconciler.core.manifest import BatchJobSpec, History, Metadata, Selector, Tasks, Timeouts
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType
 from reconciler.settings import Settings, load_settings
@@ -41,8 +43,35 @@ def test_what_is_published_is_what_the_code_says() -> None:
 
 
 @pytest.mark.parametrize("named", [PUBLISHED, Path(os.path.relpath(PUBLISHED))], ids=["whole path", "from here"])
-def test_the_page_of_settings_is_checked_with_them(named: Path) -> None:
-    assert PUBLISHED.parent / specs.SETTINGS_PAGE in specs._files(named)
+def test_the_pages_of_settings_and_of_a_manifests_fields_are_checked_with_them(named: Path) -> None:
+    docs = PUBLISHED.parent / specs.DOCS
+    assert {docs / "settings.md", docs / "manifest.md"} <= set(specs._files(named))
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [
+        ("metadata", Metadata),
+        ("spec", BatchJobSpec),
+        ("spec.selector", Selector),
+        ("spec.tasks", Tasks),
+        ("spec.timeouts", Timeouts),
+        ("spec.history", History),
+    ],
+)
+def test_every_field_of_a_manifest_is_on_its_page(heading: str, model: type[BaseModel]) -> None:
+    page = (PUBLISHED.parent / specs.DOCS / "manifest.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert lines == [field.alias or name for name, field in model.model_fields.items()]
+
+
+def test_the_page_of_a_manifest_says_what_is_needed_what_is_assumed_and_what_opens_a_run() -> None:
+    page = specs.manifest_page()
+    assert "| `playbook` | required | work | " in page
+    assert "| `selector` | required | work | " in page
+    assert "| `limit` | `5` |  | " in page
+    assert "| `maxHosts` | unset |  | " in page
 
 
 def test_writing_them_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -61,13 +90,14 @@ def test_a_stale_file_and_a_missing_one_are_named(tmp_path: Path) -> None:
     assert set(specs.stale(tmp_path)) == {"metrics.yaml", "conditions.yaml"}
 
 
-def test_the_page_of_settings_lies_in_the_docs_beside_them_where_there_are_any(tmp_path: Path) -> None:
+def test_the_pages_lie_in_the_docs_beside_them_where_there_are_any(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     specs.write(tmp_path / "specs")
     page = tmp_path / "docs" / "settings.md"
     assert page.read_text() == specs.settings_page()
     page.write_text("# Settings\n")
     assert specs.stale(tmp_path / "specs") == ["../docs/settings.md"]
+    assert (tmp_path / "docs" / "manifest.md").read_text() == specs.manifest_page()
 
 
 @pytest.mark.parametrize("name", ["batchjob", "status", "source-status"])
@@ -124,7 +154,7 @@ def test_every_setting_says_what_it_is_for(prefix: str, model: type[BaseModel]) 
 
 
 def test_every_setting_is_on_the_page() -> None:
-    page = (PUBLISHED.parent / specs.SETTINGS_PAGE).read_text(encoding="utf-8")
+    page = (PUBLISHED.parent / specs.DOCS / "settings.md").read_text(encoding="utf-8")
     models = [model for _, model in sections()]
     for prefix, model in sections():
         for name, field in model.model_fields.items():
