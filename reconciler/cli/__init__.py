@@ -5,7 +5,7 @@ import typer
 
 from reconciler.cli import asking, checking, looking, running, system
 
-app = typer.Typer(name="reconciler", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(name="reconciler", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.callback()(system.reconciler)
 for part in (running, checking, looking, asking, system):
     part.add_to(app)

@@ -83,13 +83,12 @@ def run(
                 web = parts.build_web_server(settings, running, store)
                 web.start()
             if not once:
-                port = web.server.port if web is not None else None
                 log.info(
                     "daemon_started",
                     version=__version__,
                     source=str(path.resolve()),
                     state=str(settings.state_dir),
-                    port=port,
+                    port="none" if web is None else web.server.port,
                 )
             with progress_to(show.out if once else None, store) as progress:
                 daemon.start(once=once)
