@@ -6,11 +6,12 @@ of the command line. Only app, cli and worker read settings; everything else is 
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -27,6 +28,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -230,5 +232,30 @@ def load_settings(config: Path | None, **flags: Any) -> Settings:
         said = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
         message = f"setting {name}: {said.removeprefix('Value error, ')}{where}"
         raise Refused(Reason.SETTINGS_INVALID, message, "reconciler config show lists them all") from error
+    except SettingsError as error:  # of a list in the environment
+        variables = " or ".join(sorted(_no_json()))
+        message = f"{variables} in the environment can't be read: a list is JSON there"
+        raise Refused(Reason.SETTINGS_INVALID, message, """for example '["one", "two"]'""") from error
     except ValueError as error:
         raise Refused(Reason.SETTINGS_INVALID, f"{file}: {error}", "it must be TOML") from error
+
+
+def _no_json() -> Iterator[str]:
+    """Variables of lists and sections that don't hold JSON: the library names only the section they are of."""
+    structured = set(_structured(Settings, str(Settings.model_config["env_prefix"])))
+    for name, value in os.environ.items():
+        if name.upper() in structured:
+            try:
+                json.loads(value)
+            except ValueError:
+                yield name
+
+
+def _structured(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        variable, kind = f"{prefix}{name}".upper(), field.annotation
+        if get_origin(kind) is tuple:
+            yield variable
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield variable
+            yield from _structured(kind, f"{variable}{Settings.model_config['env_nested_delimiter']}")

@@ -78,6 +78,23 @@ def test_what_is_in_force_is_shown_without_passwords(monkeypatch: pytest.MonkeyP
     assert "s3cret" not in done.output + repr(load_settings(None))
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RECONCILER_MANIFESTS", "jobs/*.yaml"),
+        ("RECONCILER_ANSIBLE__PASS_ENV", "FOO"),
+        ("RECONCILER_HTTP", "listen=:80"),
+    ],
+)
+def test_a_list_in_the_environment_that_is_no_json_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(Refused, match=f"^{variable} in the environment can't be read: a list is JSON there") as refused:
+        load_settings(None)
+    assert refused.value.hint == """for example '["one", "two"]'"""
+
+
 def test_what_is_shown_can_be_written_into_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECONCILER_RESYNC", "90s")
     done = CliRunner().invoke(app, ["config", "show"])

@@ -1,10 +1,7 @@
-"""Commands for before anything runs: validate, plan, new, doctor."""
+"""Commands for before anything runs: plan, new, doctor."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,143 +24,17 @@ from reconciler.cli.options import (
     said,
 )
 from reconciler.core.errors import Refused
-from reconciler.core.planning import Blocked, unanswered_prompt
-from reconciler.core.playbook import Listing, inspect_playbook
-from reconciler.core.reading import Parsed, Rejected, parse_manifests
+from reconciler.core.reading import Rejected, parse_manifests
 from reconciler.core.reasons import Reason
-from reconciler.engine.catalogue import glob_pattern
-from reconciler.engine.resolve import blocked_by
 from reconciler.settings import Settings, load_settings
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(validate)
     app.command()(plan)
     app.command()(new)
     app.command()(doctor)
-
-
-def validate(
-    paths: Annotated[list[Path], typer.Argument(help="Manifests, or folders of them.")],
-    output: Output = show.Format.TABLE,
-    config: Config = None,
-    state_dir: StateDir = None,
-) -> None:
-    """Check manifests, and what can be seen of their playbooks; without Ansible, any database or host."""
-    with said():
-        settings = load_settings(config, state_dir=state_dir)
-    problems: list[dict[str, Any]] = []
-    warnings: list[str] = []
-    names: dict[str, str] = {}
-    checked = 0
-    globs = tuple(glob_pattern(glob) for glob in settings.manifests)
-    playbooks = _Playbooks(globs)
-    for file in _files(paths, globs):
-        content = _content(file)
-        if isinstance(content, str):
-            problems.append(_problem(str(file), 1, 1, content, "see whether it is there, and its permissions"))
-            continue
-        for entry in parse_manifests(content, str(file), settings.max_limit):
-            checked += 1
-            if isinstance(entry, Rejected):
-                problems += [_problem(p.path, p.line, p.column, p.message, p.hint) for p in entry.problems]
-                continue
-            name, here = entry.job.metadata.name, f"{file}:{entry.line}"
-            earlier = names.setdefault(name, here)
-            if earlier != here:
-                text = f"the name {name} is taken by {earlier}"
-                problems.append(_problem(str(file), entry.line, 1, text, "names are unique in a source"))
-            found = playbooks.look(entry, file)
-            if isinstance(found, Blocked):
-                problems.append(_problem(str(file), entry.line, 1, found.message, found.hint))
-            else:
-                warnings += [f"{file}:{entry.line}:1: {warning}" for warning in found]
-    if output is not show.Format.TABLE:
-        show.data({"checked": checked, "problems": problems, "warnings": warnings}, output)
-    else:
-        for problem in problems:
-            show.problem(**problem)
-        for warning in dict.fromkeys(warnings):
-            show.err.print(f"warning {warning}", markup=False)
-    if problems:
-        raise typer.Exit(USAGE)
-    if output is show.Format.TABLE:
-        show.out.print("1 manifest is valid" if checked == 1 else f"{checked} manifests are valid")
-
-
-def _problem(path: str, line: int, column: int, message: str, hint: str) -> dict[str, Any]:
-    return {"path": path, "line": line, "column": column, "message": message, "hint": hint}
-
-
-def _files(paths: Sequence[Path], globs: Sequence[re.Pattern[str]]) -> Iterator[Path]:
-    """Of the root of a source its manifests, of any other folder every YAML file; nothing in folders with a dot."""
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = sorted(file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}"))
-        inside = {file: file.relative_to(path).as_posix() for file in found}
-        seen = [file for file in found if not _is_hidden(inside[file])]
-        manifests = [file for file in seen if any(glob.fullmatch(inside[file]) for glob in globs)]
-        yield from manifests or seen
-
-
-def _content(file: Path) -> bytes | str:
-    """What is in it, or why that can't be read."""
-    try:
-        if file.exists() and not file.is_file():
-            return "this is not a file"  # to read a pipe would be to wait for ever
-        return file.read_bytes()
-    except OSError as error:
-        return f"can't be read: {error.strerror}"
-
-
-class _Playbooks:
-    """Looks at the playbooks of manifests that lie where their source has them."""
-
-    def __init__(self, globs: Sequence[re.Pattern[str]]) -> None:
-        self._globs = globs
-        self._listings: dict[Path, Listing] = {}
-
-    def look(self, entry: Parsed, file: Path) -> tuple[str, ...] | Blocked:
-        """What waves do to it, or why it can't run; nothing if the manifest lies in no source."""
-        whole = file.resolve()
-        homes = (up for up in whole.parents if self._is_manifest(whole.relative_to(up).as_posix()))
-        root = next(homes, None)
-        if root is None:
-            return ()
-
-        def read(path: str) -> bytes | None:
-            target = (root / path).resolve()
-            if not target.is_relative_to(root):
-                raise Refused(Reason.PATH_OUTSIDE_SOURCE, f"{path} leaves the source", "keep it in the source")
-            try:
-                return target.read_bytes() if target.is_file() else None
-            except OSError as error:
-                said = f"{path} may not be read: {error.strerror}"
-                raise Refused(Reason.PATH_UNREADABLE, said, "see its permissions") from error
-
-        try:
-            facts = inspect_playbook(entry.job.spec.playbook, self._listing(root), read)
-        except Refused as error:
-            return blocked_by(error)
-        return unanswered_prompt(entry.job.spec, facts) or tuple(str(warning) for warning in facts.warnings)
-
-    def _is_manifest(self, path: str) -> bool:
-        return any(glob.fullmatch(path) for glob in self._globs)
-
-    def _listing(self, root: Path) -> Listing:
-        if root not in self._listings:
-            found = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
-            files = (file.relative_to(root).as_posix() for file in found)
-            self._listings[root] = Listing({name: "" for name in files if not _is_hidden(name)})
-        return self._listings[root]
-
-
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in path.split("/"))
 
 
 def plan(

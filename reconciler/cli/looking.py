@@ -175,15 +175,22 @@ def _print_logs(
                 seen[whose] = line.sequence
         if not follow or not current.open:
             if not seen:
-                show.err.print(_why_empty(current, failed=failed), markup=False)
+                show.err.print(_why_empty(current, host, attempt, failed=failed), markup=False)
             return
         time.sleep(POLL)
 
 
-def _why_empty(run: Run, *, failed: bool) -> str:
+def _why_empty(run: Run, host: str | None, attempt: int | None, *, failed: bool) -> str:
     if failed and not any(child.status.unsuccessful for child in run.children):
         return f"no host of {run.job_id} was unsuccessful"
-    return f"nothing was logged there in {run.job_id}"
+    child = next((child for child in run.children if child.host == host), None)
+    if child is None:
+        return f"nothing has been logged in {run.job_id}, beside its hosts"
+    if attempt is not None and attempt > child.attempt:
+        return f"{host} has no attempt {attempt} in {run.job_id}: its latest is {child.attempt}"
+    why = f" ({child.reason}: {child.message})" if child.reason else ""
+    never = f", and was never started{why}" if child.attempt == 0 else ""
+    return f"nothing has been logged of {host} in {run.job_id}: it is {child.status}{never}"
 
 
 def history(

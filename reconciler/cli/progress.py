@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from reconciler.cli import show
 from reconciler.core.facts import ChildStatus, RunStatus
 from reconciler.core.status import JobStatus
 from reconciler.ports import JobStore
@@ -98,7 +99,7 @@ class _InLines:
 
     def update(self) -> None:
         for job in self._changes.read():
-            line = f"{job.metadata.name}: {job.status.message}; {job.status.progress}"
+            line = f"{job.metadata.name}: {show.one_line(job.status.message)}; {job.status.progress}"
             if self._lines.get(_name(job)) != line:
                 self._lines[_name(job)] = line
                 self._console.print(line, markup=False)

@@ -101,7 +101,9 @@ def overview(statuses: Sequence[JobStatus]) -> Table:
         body = job.status
         held = " (suspended)" if body.suspended else ""
         strategy = body.strategy.value if body.strategy is not None else ""
-        rows.append((job.metadata.name, phase(body.phase) + held, body.progress, strategy, escape(body.message)))
+        rows.append(
+            (job.metadata.name, phase(body.phase) + held, body.progress, strategy, escape(one_line(body.message)))
+        )
     return table(("NAME", "PHASE", "PROGRESS", "STRATEGY", "MESSAGE"), rows)
 
 
@@ -148,8 +150,14 @@ def preview(desired: Desired, causes: Sequence[Cause], planned: Plan) -> None:
         out.print(f"  nothing would run: {escape(_WHY_NOTHING[planned.verdict].format(name=key.name))}")
 
 
+def one_line(message: str) -> str:
+    """The first line, for what says what is wrong comes first; and whether there is more."""
+    line, _, more = message.partition("\n")
+    return f"{line} …" if more else line
+
+
 def _first_line(message: str) -> str:
-    line = message.split("\n", 1)[0]
+    line = one_line(message)
     return line if len(line) <= MESSAGE_WIDTH else f"{line[: MESSAGE_WIDTH - 1]}…"
 
 
@@ -207,4 +215,7 @@ def one(job: JobStatus) -> Group:
             for view in body.children
         ]
         parts.append(table(("HOST", "WAVE", "STATUS", "REASON", "MESSAGE"), rows))
+        left_out = sum(body.hosts.model_dump(exclude={"selected"}).values()) - len(body.children)
+        if left_out > 0:
+            line(f"… and {left_out} more; of a single one: reconciler history {job.metadata.name} --host HOST")
     return Group(*parts)

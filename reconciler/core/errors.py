@@ -14,13 +14,15 @@ from reconciler.core.reasons import Reason
 
 
 class ReconcilerError(Exception):
-    """Something went wrong that a person can be told about: what (`message`), and what to do next (`hint`)."""
+    """Something went wrong that a person can be told about: what (`message`), and what to do next (`hint`). `field`
+    leads from a manifest's spec to the field that is at fault, if one is."""
 
-    def __init__(self, reason: Reason, message: str, hint: str = "") -> None:
+    def __init__(self, reason: Reason, message: str, hint: str = "", field: tuple[str | int, ...] = ()) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.hint = hint
+        self.field = field
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

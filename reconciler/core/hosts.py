@@ -55,7 +55,7 @@ def select(inventory: Inventory, selector: Selector) -> tuple[Host, ...]:
     Raises Refused: UnknownHost, BadPattern, or NoHostMatched, which names the criterion that removed the last host.
     """
     if selector.hosts:
-        chosen = tuple(_host_named(name, inventory) for name in dict.fromkeys(selector.hosts))
+        chosen = tuple(_host_named(name, inventory, index) for index, name in enumerate(selector.hosts))
     else:
         chosen = tuple(sorted(inventory.hosts.values(), key=lambda host: natural_key(host.name)))
     if not chosen:
@@ -67,6 +67,7 @@ def select(inventory: Inventory, selector: Selector) -> tuple[Host, ...]:
                 Reason.NO_HOST_MATCHED,
                 f"selector.{criterion} matches none of {_counted(chosen)}",
                 _remedy(criterion, inventory, selector),
+                ("selector", criterion),
             )
         chosen = left
     return chosen
@@ -78,11 +79,12 @@ def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts), name
 
 
-def _host_named(name: str, inventory: Inventory) -> Host:
+def _host_named(name: str, inventory: Inventory, index: int) -> Host:
     host = inventory.hosts.get(name)
     if host is None:
         hint = _did_you_mean(name, inventory.hosts) or "`ansible-inventory --graph` lists the hosts"
-        raise Refused(Reason.UNKNOWN_HOST, f"selector.hosts names {name!r}, which the inventory does not have", hint)
+        message = f"selector.hosts names {name!r}, which the inventory does not have"
+        raise Refused(Reason.UNKNOWN_HOST, message, hint, ("selector", "hosts", index))
     return host
 
 
@@ -294,4 +296,4 @@ def _ways_to_match(regex: str) -> float:
 
 
 def _bad_pattern(part: str, problem: str, hint: str = "") -> Refused:
-    return Refused(Reason.BAD_PATTERN, f"selector.pattern: {part!r}: {problem}", hint)
+    return Refused(Reason.BAD_PATTERN, f"selector.pattern: {part!r}: {problem}", hint, ("selector", "pattern"))

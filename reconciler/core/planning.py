@@ -48,12 +48,13 @@ RETRY_BLOCKED = timedelta(seconds=30)
 @dataclass(frozen=True, slots=True)
 class Blocked:
     """Part of what is wanted can't be worked out. `permanent`: the operator must change something (Refused);
-    otherwise the world must (Unavailable)."""
+    otherwise the world must (Unavailable). `field` leads from the spec to the field that is at fault, if one is."""
 
     reason: Reason
     message: str
     hint: str = ""
     permanent: bool = True
+    field: tuple[str | int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -420,12 +421,14 @@ def _blocked(desired: Desired) -> Blocked | None:
             Reason.TOO_FEW_HOSTS,
             f"the selector matches {_hosts(len(desired.hosts))}, minHosts is {spec.min_hosts}",
             "widen spec.selector or lower spec.minHosts",
+            field=("selector",),
         )
     if spec.max_hosts is not None and len(desired.hosts) > spec.max_hosts:
         return Blocked(
             Reason.TOO_MANY_HOSTS,
             f"the selector matches {_hosts(len(desired.hosts))}, maxHosts is {spec.max_hosts}",
             "narrow spec.selector or raise spec.maxHosts",
+            field=("maxHosts",),
         )
     return None
 
@@ -439,6 +442,7 @@ def unanswered_prompt(spec: BatchJobSpec, playbook: PlaybookFacts) -> Blocked | 
         Reason.VARIABLE_PROMPT,
         f"{spec.playbook} asks for {', '.join(unanswered)} (vars_prompt) and nobody is there to answer",
         f"give {unanswered[0]} in spec.extraVars or remove the vars_prompt",
+        field=("playbook",),
     )
 
 

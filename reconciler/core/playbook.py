@@ -92,7 +92,7 @@ def inspect_playbook(path: str, listing: Listing, read: Read) -> PlaybookFacts:
     """Look through a playbook of a source that has these files. Raises Refused (PathMissing, PathOutsideSource,
     PlaybookInvalid)."""
     inspection = _Inspection(listing, read)
-    inspection.playbook(path, named_by="spec.playbook")
+    inspection.playbook(path, named_by=SPEC_PLAYBOOK)
     named = inspection.named() - {*inspection.playbooks}
     return PlaybookFacts(
         tuple(inspection.playbooks[1:]), tuple(sorted(named)), tuple(inspection.prompts), tuple(inspection.warnings)
@@ -186,6 +186,10 @@ _Loader.add_multi_constructor("!", _any_tag)
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
+SPEC_PLAYBOOK = "spec.playbook"
+"""Who names the playbook itself; all others are named by a playbook."""
+
+
 class _Inspection:
     def __init__(self, files: Listing, read: Read) -> None:
         self._files = files
@@ -201,16 +205,24 @@ class _Inspection:
         if path in self.playbooks:
             return
         self.playbooks.append(path)
-        data = self._read(path)
+        field = ("playbook",) if named_by == SPEC_PLAYBOOK else ()
+        try:
+            data = self._read(path)
+        except Refused as error:
+            said = error.message if field else f"{named_by}: {error.message}"
+            raise Refused(error.reason, said, error.hint, field) from error
         if data is None:
             raise Refused(
                 Reason.PATH_MISSING,
                 f"{named_by} names {path}, which the source does not have",
                 "paths are relative to the root of the source",
+                field,
             )
         plays = self._load(path, data)
         if not isinstance(plays, list) or not plays or not all(isinstance(play, dict) for play in plays):
-            raise Refused(Reason.PLAYBOOK_INVALID, f"{path} is not a list of plays", "begin each play with `- hosts:`")
+            raise Refused(
+                Reason.PLAYBOOK_INVALID, f"{path}:1:1: this is not a list of plays", "begin each play with `- hosts:`"
+            )
         for play in plays:
             self._play(path, play)
 
@@ -224,10 +236,12 @@ class _Inspection:
             raise Refused(Reason.PLAYBOOK_INVALID, f"{place}: not YAML: {said}", "mend the playbook") from error
 
     def _play(self, path: str, play: dict[Any, Any]) -> None:
-        imported = play.get("import_playbook", play.get("ansible.builtin.import_playbook"))
+        key = "import_playbook" if "import_playbook" in play else "ansible.builtin.import_playbook"
+        imported = play.get(key)
         if isinstance(imported, str):
             if "{{" not in imported:
-                self.playbook(posixpath.normpath(posixpath.join(posixpath.dirname(path), imported)), named_by=path)
+                whole = posixpath.normpath(posixpath.join(posixpath.dirname(path), imported))
+                self.playbook(whole, named_by=f"{path}:{play[_LINE, key]}")
             return
         for prompt in _list(play.get("vars_prompt")):
             if isinstance(prompt, dict) and isinstance(prompt.get("name"), str):

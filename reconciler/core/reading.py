@@ -92,6 +92,14 @@ def parse_manifests(data: bytes, path: str, max_limit: int = DEFAULT_MAX_LIMIT) 
     return tuple(_parse(document, path, max_limit) for document in documents)
 
 
+def place_of_field(data: bytes, document: int, field: Location) -> Place:
+    """Where a field stands in the `document`-th of a file, `field` leading to it from the spec; where it is left out,
+    what is around it."""
+    documents = read_documents(data, "", _VAULTED)
+    found = () if isinstance(documents, Unreadable) else documents
+    return next((one.place(("spec", *field)) for one in found if one.number == document), Place(1, 1))
+
+
 def _parse(document: Document, path: str, max_limit: int) -> Parsed | Rejected:
     problems = list(document.problems)
     if not problems:

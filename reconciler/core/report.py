@@ -486,14 +486,20 @@ def _wave_view(number: int, children: Sequence[Child]) -> WaveView:
 
 
 def _most_telling(child: Child) -> tuple[int, int]:
-    """Unfinished and unsuccessful children first, each in the order of selection."""
+    """Unfinished and unsuccessful children first, then those that were cut short, each in the order of selection."""
     if child.status is ChildStatus.RUNNING:
-        return 0, child.ordinal
-    if child.status.unsuccessful:
-        return 1, child.ordinal
-    if not child.status.finished:
-        return 2, child.ordinal
-    return 3, child.ordinal
+        rank = 0
+    elif child.status.unsuccessful:
+        rank = 1
+    elif not child.status.finished:
+        rank = 2
+    elif child.status is ChildStatus.CANCELLED:
+        rank = 3
+    elif child.status is ChildStatus.SKIPPED:
+        rank = 4
+    else:
+        rank = 5
+    return rank, child.ordinal
 
 
 def _child_view(child: Child) -> ChildView:

@@ -11,7 +11,7 @@ from reconciler.core.planning import Desired, Plan, plan
 from reconciler.core.reading import Rejected
 from reconciler.engine.catalogue import Catalogue
 from reconciler.engine.causes import due_causes, trigger_cause
-from reconciler.engine.resolve import Resolver
+from reconciler.engine.resolve import Resolver, with_place
 from reconciler.ports import NewCause, Request, RequestKind, Snapshot
 
 
@@ -52,7 +52,7 @@ def preview(
             if (cause.kind, cause.cause) not in known
         )
         observed = replace(observed, causes=(*observed.causes, *new))
-        found.append(Preview(desired, observed.causes, plan(desired, observed, now)))
+        found.append(Preview(desired, observed.causes, with_place(plan(desired, observed, now), record, snapshot)))
     return found, decision.rejected
 
 

@@ -48,7 +48,7 @@ from reconciler.core.planning import (
 from reconciler.core.reasons import Reason
 from reconciler.core.report import WaitsFor, report
 from reconciler.engine.causes import due_causes, trigger_cause
-from reconciler.engine.resolve import Resolver, blocked_by
+from reconciler.engine.resolve import Resolver, blocked_by, with_place
 from reconciler.ports import (
     Admitted,
     Busy,
@@ -209,7 +209,7 @@ class Reconciler:
                 self._store.add_causes(causes)
                 if len(self._store.observe(key).causes) > len(observed.causes):
                     continue
-            decided = plan(desired, observed, self._clock.now())
+            decided = with_place(plan(desired, observed, self._clock.now()), record, snapshot)
             actions = self._allowed(decided.actions)
             waits_for = self._perform_all(actions, desired, snapshot)
             if actions:

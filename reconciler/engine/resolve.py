@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import JobKey, ManifestRecord, Revision, Run
 from reconciler.core.hosts import Host, Inventory, select
-from reconciler.core.planning import Blocked, Desired, Limits
+from reconciler.core.planning import Blocked, Desired, Limits, Plan
 from reconciler.core.playbook import Listing, PlaybookFacts, inspect_playbook, playbook_digest
+from reconciler.core.reading import place_of_field
 from reconciler.core.reasons import Reason
 from reconciler.ports import Hosts, Snapshot
 
@@ -110,7 +111,8 @@ class Resolver:
                 return known[2]
             return blocked_by(error)
         except Refused as error:
-            return blocked_by(error)
+            of_inventory = ("inventory",) if record.spec.inventory and self._searched[record.key] is None else ()
+            return replace(blocked_by(error), field=error.field or of_inventory)
         with self._lock:
             self._selected[record.key] = (inventory.digest, record.work_digest, chosen)
         return chosen
@@ -154,7 +156,7 @@ class Resolver:
             for path in spec.extra_vars_files:
                 snapshot.read(path)
         except Refused as error:
-            named = Refused(error.reason, f"spec.extraVarsFiles: {error.message}", error.hint)
+            named = Refused(error.reason, f"spec.extraVarsFiles: {error.message}", error.hint, ("extraVarsFiles",))
             return _Inspected(blocked_by(named), digest)
         return _Inspected(facts, digest)
 
@@ -167,4 +169,18 @@ class Resolver:
 
 
 def blocked_by(error: ReconcilerError) -> Blocked:
-    return Blocked(error.reason, error.message, error.hint, permanent=isinstance(error, Refused))
+    return Blocked(error.reason, error.message, error.hint, permanent=isinstance(error, Refused), field=error.field)
+
+
+def with_place(planned: Plan, record: ManifestRecord, snapshot: Snapshot | None) -> Plan:
+    """The plan, with the place in the manifest where what keeps it from running stands, if it stands there."""
+    blocked = planned.blocked
+    if blocked is None or not blocked.field or record.rejected is not None or snapshot is None:
+        return planned
+    try:
+        content = snapshot.read(record.path)
+    except ReconcilerError:  # gone or changed meanwhile: the next look is at what came after it
+        return planned
+    place = place_of_field(content, record.document, blocked.field)
+    message = f"{record.path}:{place.line}:{place.column}: {blocked.message}"
+    return replace(planned, blocked=replace(blocked, message=message))

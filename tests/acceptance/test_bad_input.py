@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -260,6 +261,7 @@ def test_what_the_operator_must_change_stalls_its_job_and_runs_nothing(
     assert stalled["reason"] == reason
     assert message in stalled["message"]
     assert hint in stalled["message"]
+    assert re.match(r"(jobs|playbooks)/[\w-]+\.ya?ml:\d+(:\d+)?: ", stalled["message"])
     accepted = work.condition("Accepted", name)
     assert accepted is not None
     assert accepted["status"] == "True"

@@ -299,8 +299,34 @@ def test_validate_looks_at_the_playbooks_of_a_source_and_at_nothing_hidden(tmp_p
     here.job("gone", playbook="playbooks/gone.yml")
     done = here.call("validate", str(here.root))
     assert done.code == 2
-    assert f"{here.root}/jobs/asks.yaml:1:1: playbooks/asks.yml asks for version" in done.err
-    assert f"{here.root}/jobs/gone.yaml:1:1: spec.playbook names playbooks/gone.yml" in done.err
+    assert f"{here.root}/jobs/asks.yaml:8:13: playbooks/asks.yml asks for version" in done.err
+    assert f"{here.root}/jobs/gone.yaml:8:13: spec.playbook names playbooks/gone.yml" in done.err
+
+
+def test_validate_calls_nothing_valid_that_could_not_run(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    here.job("inventory", inventory="inventory/none.yml")
+    here.job("vars", extraVarsFiles=["vars/none.yml"])
+    (tmp_path / "outside.yaml").write_text("secret: of another\n")
+    (here.root / "jobs" / "linked.yaml").symlink_to(tmp_path / "outside.yaml")
+
+    done = here.call("validate", str(here.root / "jobs"))
+
+    assert done.code == 2
+    for line, field in (("inventory", "inventory/none.yml"), ("vars", "vars/none.yml")):
+        (told,) = [told for told in done.err.splitlines() if told.startswith(f"{here.root}/jobs/{line}.yaml:")]
+        assert f"names {field}, which the source does not have" in told
+        assert ":1:1:" not in told
+    assert f"{here.root}/jobs/linked.yaml:1:1: linked.yaml leaves the source" in done.err
+    assert "secret" not in done.err
+
+
+def test_a_folder_without_manifests_is_no_success(tmp_path: Path) -> None:
+    """It is the wrong one, and a pipeline with it would be green for ever."""
+    (tmp_path / "jobs").mkdir()
+    done = Workspace(tmp_path / "elsewhere", hosts=1).call("validate", str(tmp_path / "jobs"))
+    assert (done.code, done.out) == (2, "")
+    assert f"{tmp_path}/jobs:1:1: there is no manifest in this folder" in done.err
 
 
 def test_new_never_means_the_whole_fleet_by_silence(tmp_path: Path) -> None:
@@ -351,6 +377,16 @@ def test_both_ways_to_ask_for_the_version_tell_what_is_installed() -> None:
     program = Path(sys.executable).with_name("reconciler")
     told = [subprocess.run([program, ask], capture_output=True, text=True).stdout for ask in ("version", "--version")]
     assert told == [f"{metadata.version('batchjob-reconciler')}\n"] * 2
+
+
+def test_an_empty_log_says_why_it_is_empty(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=2)
+    here.write("playbooks/fails.yml", "- hosts: all\n  gather_facts: false\n  tasks: [{fail: {msg: worn out}}]\n")
+    here.job(playbook="playbooks/fails.yml", limit=1, stopOnFailure=True)
+    here.once()
+    never = here.call("logs", "work", "h2").err
+    assert "it is skipped, and was never started (StoppedOnFailure: not started: wave 1 had a failure)" in never
+    assert "h1 has no attempt 2 in batch-" in here.call("logs", "work", "h1", "--attempt", "2").err
 
 
 def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -57,6 +57,38 @@ def test_a_host_whose_failure_was_rescued_is_still_only_aborted_when_another_sto
     ]
 
 
+# with any_errors_fatal, whoever is in a block with a rescue is stopped there and goes on: Ansible's own books still have
+# them as failed
+STOPS_ALL = f"{{block: [{{fail: {{msg: worn out}}, {ON_H1}}}], rescue: [{{debug: }}]}}"
+
+
+def test_who_was_stopped_with_another_inside_a_block_and_rescued_is_a_success(tmp_path: Path) -> None:
+    ran = Project(tmp_path).run(f"{PLAY}  any_errors_fatal: true\n  tasks: [{STOPS_ALL}, {{command: 'true'}}]\n")
+    assert ends(ran) == [SUCCESS, SUCCESS, SUCCESS]
+    assert ran.log_of("h2")[-1].startswith("RECAP success")
+
+
+@pytest.mark.parametrize("hosts", ["all", "h2"])
+def test_but_a_play_after_it_leaves_them_out(hosts: str, tmp_path: Path) -> None:
+    again = PLAY.replace("hosts: all", f"hosts: {hosts}")
+    ran = Project(tmp_path).run(
+        f"{PLAY}  any_errors_fatal: true\n  tasks: [{STOPS_ALL}]\n{again}  tasks: [{{command: 'true'}}]\n"
+    )
+    assert ends(ran) == [SUCCESS, STOPPED, STOPPED if hosts == "all" else SUCCESS]
+
+
+def test_who_fails_after_being_rescued_with_another_has_failed(tmp_path: Path) -> None:
+    ran = Project(tmp_path).run(
+        f"{PLAY}  any_errors_fatal: true\n  tasks: [{STOPS_ALL}, {{fail: {{msg: broken}}, {ON_H2}}}]\n"
+    )
+    assert ends(ran) == [STOPPED, FAILED, STOPPED]
+
+
+def test_a_run_once_that_fails_in_a_block_with_a_rescue_stops_the_others_for_good(tmp_path: Path) -> None:
+    once = "{block: [{fail: {msg: worn out}, run_once: true}], rescue: [{debug: }]}"
+    assert ends(Project(tmp_path).run(f"{PLAY}  tasks: [{once}, {{debug: }}]\n")) == [SUCCESS, STOPPED, STOPPED]
+
+
 def test_a_batch_that_was_left_out_on_purpose_is_a_success(tmp_path: Path) -> None:
     ran = Project(tmp_path).run(f"{PLAY}  serial: 1\n  tasks: [{{debug: }}, {{meta: end_play}}]\n")
     assert ends(ran) == [SUCCESS, SUCCESS, SUCCESS]

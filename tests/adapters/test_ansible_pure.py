@@ -19,6 +19,7 @@ from reconciler.core.reasons import Reason
 from reconciler.ports import StopKind
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+ENDED = NOON + timedelta(hours=1)
 HOSTS = ("h1", "h2")
 
 Line = Mapping[str, Any]
@@ -63,7 +64,7 @@ def judged(
     evidence = Evidence(stopped_at=at)
     for one in events:
         evidence.add(one)
-    result = judge(HOSTS, evidence, Report.read(lines, HOSTS, at), Ending(returned, stop), "/snapshot")
+    result = judge(HOSTS, evidence, Report.read(lines, HOSTS, at), Ending(returned, ENDED, stop), "/snapshot")
     assert result.error is None
     return list(result.outcomes)
 
@@ -163,10 +164,19 @@ def test_a_playbook_that_was_done_before_it_could_be_stopped_is_done() -> None:
 
 def test_times_are_those_of_the_first_and_last_event_of_the_host() -> None:
     events = [event("runner_on_start", "h1", at=1), event("runner_on_ok", "h1", at=4)]
-    first, second = judged(events, start("h1", "h2"))
+    end = {"kind": "end", "at": 0, "plays": start("h1", "h2")[0]["plays"], "failed": [], "unreachable": []}
+    first, second = judged(events, [*start("h1", "h2"), end], returned=0)
     assert first.started_at == NOON + timedelta(seconds=1)
     assert first.finished_at == NOON + timedelta(seconds=4)
     assert (second.started_at, second.finished_at) == (None, None)
+
+
+def test_who_was_not_done_when_the_playbook_was_ended_is_done_then() -> None:
+    """Hours may lie between the last event of a host that hangs and the deadline."""
+    events = [event("runner_on_start", "h1", at=1), failure("h2", at=4)]
+    hangs, failed = judged(events, [*start("h1", "h2"), held("h2", "h2")], stop=StopKind.DEADLINE)
+    assert (hangs.started_at, hangs.finished_at) == (NOON + timedelta(seconds=1), ENDED)
+    assert failed.finished_at == NOON + timedelta(seconds=4)
 
 
 # -- targets ---------------------------------------------------------------------------------------------------------

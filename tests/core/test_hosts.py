@@ -173,10 +173,11 @@ def test_ordinary_regular_expressions_are_taken(regex: str) -> None:
     match_pattern(FLEET, f"~{regex}")
 
 
-# Some sets, such as `[||]`, are to mean something else in a later Python; they are taken as this one takes them.
-@pytest.mark.filterwarnings("ignore:Possible set:FutureWarning")
+# Some sets, such as `[||]` and `[[]`, are to mean something else in a later Python; they are taken as this one takes them.
+@pytest.mark.filterwarnings("ignore:Possible (nested )?set:FutureWarning")
 @given(st.text("ab(|)*+?{}1,.[]^\\", max_size=25))
 @example("[]||")
+@example("[[]")
 def test_whatever_regular_expression_is_taken_ends_soon(regex: str) -> None:
     name = "a" * 40 + "!"
     fleet = Inventory("digest", {name: host(name, "10.0.0.1")}, {"all": (name,), "ungrouped": ()})

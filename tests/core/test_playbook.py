@@ -126,7 +126,7 @@ def test_a_syntax_error_is_told_with_its_place() -> None:
 def test_a_missing_playbook_is_told_with_who_names_it() -> None:
     with pytest.raises(Refused, match=r"spec\.playbook names site\.yml"):
         inspect()
-    with pytest.raises(Refused, match=r"site\.yml names gone\.yml") as refused:
+    with pytest.raises(Refused, match=r"site\.yml:1 names gone\.yml") as refused:
         inspect(site_yml="- import_playbook: gone.yml\n")
     assert refused.value.reason is Reason.PATH_MISSING
 

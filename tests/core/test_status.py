@@ -444,6 +444,15 @@ def test_of_many_children_the_telling_ones_are_shown_and_all_are_counted() -> No
     assert (body.hosts.selected, body.hosts.success, body.progress) == (8, 5, "6/8 completed, 1 failed")
 
 
+def test_of_a_run_that_was_cut_short_the_hosts_that_were_interrupted_come_first() -> None:
+    """Somebody has to look at them, and there may be more of the others than are shown."""
+    run = make_run(SUCCESS, ChildStatus.SKIPPED, ChildStatus.CANCELLED, SUCCESS, ChildStatus.CANCELLED)
+    desired, observed = make_desired(), Observed(run=run)
+    body = report(desired, observed, plan(desired, observed, NOON), None, NOON, max_children=4).status
+    told = [child.status.value for child in body.children]
+    assert told == ["cancelled", "cancelled", "skipped", "success"]
+
+
 def test_a_long_message_is_cut() -> None:
     run = replace(make_run(), children=(make_child(1, FAILED, message="x" * 5000),))
     body = said(make_desired(), Observed(run=run))

@@ -411,7 +411,7 @@ def test_too_few_hosts_stall_and_more_of_them_start() -> None:
     world.look()
     assert (world.said().phase, world.said().message.split(" (")[0]) == (
         Phase.STALLED,
-        "the selector matches 2 hosts, minHosts is 3",
+        "jobs/patch-web.yaml:9:5: the selector matches 2 hosts, minHosts is 3",
     )
     world.inventory.answer = an_inventory(["web-1", "web-2", "web-3"])
     world.run_all()

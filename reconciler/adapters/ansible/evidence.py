@@ -111,6 +111,8 @@ class Report:
     failed: frozenset[str] = frozenset()
     """Given up by Ansible, for whatever reason, when it told last."""
     unreachable: frozenset[str] = frozenset()
+    rescued: frozenset[str] = frozenset()
+    """Given up with another host, and went on all the same, for their block had a rescue."""
     own_failure: frozenset[str] = frozenset()
     """Given up when a task of their own had failed: neither rescued nor ignored."""
     cleared: frozenset[str] = frozenset()
@@ -159,6 +161,7 @@ class Report:
             gone=frozenset(start.get("gone", ())),
             failed=frozenset(last.get("failed", ())),
             unreachable=frozenset(last.get("unreachable", ())),
+            rescued=frozenset(last.get("rescued", ())),
             own_failure=own,
             cleared=cleared,
             decisive=decisive,

@@ -67,7 +67,7 @@ def message_of(result: Mapping[str, Any]) -> str:
 
 
 class Logbook:
-    """Turns events into lines, in order. A task's header comes once for each host that it has something to say of.
+    """Turns events into lines, in order. A task's header comes once for each host, when the host begins it.
 
     `home` is where the snapshot lies: paths below it become relative, for where it lies says nothing to a reader.
     """
@@ -106,7 +106,9 @@ class Logbook:
     def _lines_of_host(
         self, kind: str, data: Mapping[str, Any], host: str, event: Mapping[str, Any]
     ) -> Iterator[LogLine]:
-        if kind == "runner_on_file_diff":
+        if kind == "runner_on_start":  # at once, for it may hang in there
+            yield from self._heading(host, data)
+        elif kind == "runner_on_file_diff":
             # Ansible has formatted it, and left it out where nothing changed
             if text := plain(event.get("stdout", "")).strip("\n"):
                 yield from self._heading(host, data)

@@ -3,7 +3,7 @@
 Stats alone call hosts ok that any_errors_fatal, max_fail_percentage, serial or run_once stopped; a failed event may have
 been rescued; the exit code of a syntax error is that of an unreachable host. The rule: a host is failed if it has
 failures and the task queue manager has given it up; unreachable if it is given up as such; aborted if given up without
-a failure of its own, or targeted and never planned; not targeted if no play's pattern has it, or tags leave no task for it; else success.
+a failure of its own and not rescued, or targeted and never planned; not targeted if no play's pattern has it, or tags leave no task for it; else success.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from reconciler.adapters.ansible.evidence import Evidence, HostTrace, Report, Tags
@@ -37,9 +38,11 @@ _COUNTS = {
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the process ended: its exit code (None: by a signal, or unknown), and whether we were told to end it."""
+    """How and when the process ended: its exit code (None: by a signal, or unknown), and whether we were told to end
+    it."""
 
     returned: int | None
+    at: datetime
     stop: StopKind | None = None
 
     @property
@@ -73,11 +76,17 @@ def judge(hosts: Sequence[str], evidence: Evidence, report: Report, ending: Endi
             task=verdict.task,
             counts=TaskCounts(**{ours: evidence.count(theirs, host) for theirs, ours in _COUNTS.items()}),
             started_at=evidence.trace(host).began,
-            finished_at=evidence.trace(host).ended,
+            finished_at=ending.at if _cut_off(host, evidence, report) else evidence.trace(host).ended,
         )
         for host, verdict in zip(hosts, verdicts, strict=True)
     )
     return PlaybookResult(outcomes, error)
+
+
+def _cut_off(host: str, evidence: Evidence, report: Report) -> bool:
+    """Whether the end of the process was the end of this host's turn: its last event was before."""
+    ended = report.ended or evidence.stats is not None
+    return not ended and _proven(host, evidence.trace(host), report) is None
 
 
 def _verdicts(
@@ -189,7 +198,7 @@ def _ended(host: str, evidence: Evidence, report: Report) -> Verdict:
     own = host in report.own_failure or (evidence.count("failures", host) and host not in report.cleared)
     if host in report.failed and own:
         return _failed(trace, report)
-    if host in report.failed:
+    if host in report.failed - report.rescued:
         message = "stopped by Ansible because of another host's failure"
         return Verdict(ChildStatus.ABORTED, Reason.STOPPED_WITH_OTHERS, message)
     if report.damaged:

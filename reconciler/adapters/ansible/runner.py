@@ -96,7 +96,7 @@ class PreparedAnsible:
             for event in self._process.rest():
                 take(event)
             report = Report.read(self._read_report(), self._work.hosts, evidence.stopped_at)
-            ending = Ending(None if told is not None else self._process.returned(), told)
+            ending = Ending(None if told is not None else self._process.returned(), datetime.now(UTC), told)
             result = judge(self._work.hosts, evidence, report, ending, self._home)
             for error in report.errors:
                 log(LogLine(None, f"the companion callback failed: {error}"))

@@ -9,12 +9,14 @@ the slice, it ends it before anything is done.
     {"kind": "play", "at", "play", "name", "planned": [...], "failed": [...], "unreachable": [...]}   of each batch
     {"kind": "held", "at", "host", "task", "failures", "failed": [...], "unreachable": [...]}     after each failure
     {"kind": "cleared", "hosts": [...]}                                by clear_host_errors, without a condition
-    {"kind": "end", "at", "plays": as above, "failed": [...], "unreachable": [...], "tags": null or as below}
+    {"kind": "end", "at", "plays": as above, "failed": [...], "unreachable": [...], "rescued": [...],
+     "tags": null or as below}
     {"kind": "error", "of", "message"}
 
 `targeted` are our hosts in a play's pattern, null while a template that can't be read yet decides it. `failed` and
 `unreachable` are the hosts that the task queue manager has given up; `failures` counts those of the host that nothing
-rescued, so far. Where tags choose among the tasks, `tags` is `{"only": [...], "skip": [...], "worked": [...]}`: the
+rescued, so far. `rescued` are those of `failed` that went on all the same: stopped with another host
+(any_errors_fatal) inside a block with a rescue, they ran the play to its end, and no play came after it. Where tags choose among the tasks, `tags` is `{"only": [...], "skip": [...], "worked": [...]}`: the
 tags, and the plays in which they left at least one task.
 """
 
@@ -53,6 +55,8 @@ class CallbackModule(CallbackBase):
         self._manager = None
         self._playbook = None
         self._play = None
+        self._iterator = None
+        self._iterators = {}  # by host, of the last batch that it was planned for; None: no task of it was begun
         self._worked = set()
         self._untold = []
         if self._path is None:
@@ -103,7 +107,7 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_play_start(self, play):
         self._play = play
-        self._tell("play", lambda: {**_name(play), "planned": self._planned(play), **self._held()})
+        self._tell("play", lambda: {**_name(play), "planned": self._plan(play), **self._held()})
 
     def v2_playbook_on_task_start(self, task, is_conditional):
         self._tell("cleared", lambda: self._began(task))
@@ -118,7 +122,7 @@ class CallbackModule(CallbackBase):
         self._tell("held", lambda: {**self._failure(result), **self._held()})
 
     def v2_playbook_on_stats(self, stats):
-        self._tell("end", lambda: {"plays": self._targets(), **self._held(), "tags": self._tags()})
+        self._tell("end", self._end)
 
     # -- what is kept to ---------------------------------------------------------------------------------------------
     def _keep_to_our_hosts(self):
@@ -133,6 +137,21 @@ class CallbackModule(CallbackBase):
             )
 
     # -- what is told ------------------------------------------------------------------------------------------------
+    def _plan(self, play):
+        planned = self._planned(play)
+        self._iterator = None
+        self._iterators.update(dict.fromkeys(planned))
+        return planned
+
+    def _end(self):
+        held = self._held()
+        rescued = [host for host in held["failed"] if self._went_on(host)]
+        return {"plays": self._targets(), **held, "rescued": rescued, "tags": self._tags()}
+
+    def _went_on(self, host):
+        iterator = self._iterators.get(host)
+        return iterator is not None and not iterator.is_failed(self._inventory().get_host(host))
+
     def _planned(self, play):
         return self._ours(self._inventory().get_hosts(play.hosts))
 
@@ -175,11 +194,20 @@ class CallbackModule(CallbackBase):
 
     def _began(self, task):
         """Who is forgiven by it, if anybody."""
+        if self._iterator is None:
+            self._iterator = _caller(lambda frame: frame.f_locals.get("iterator"), "is_failed", "get_host_state")
+            self._iterators.update(dict.fromkeys(self._planned(self._play), self._iterator))
         # an include is there for what it includes, which has tags of its own
         if task.action.rpartition(".")[2] not in ("include_tasks", "include_role"):
             self._note_work(task)
         forgives = task.args.get("_raw_params") == "clear_host_errors" and not task.when
-        return {"hosts": self._planned(self._play)} if forgives else None
+        if not forgives:
+            return None
+        planned = self._planned(self._play)
+        for host in planned:  # one that had failed is not failed any more, and yet gets no further task of this play
+            if not self._went_on(host):
+                self._iterators[host] = None
+        return {"hosts": planned}
 
     def _note_work(self, task):
         if task.get_ds() is not None:  # else Ansible gathers facts by itself, whatever the tags
@@ -200,17 +228,20 @@ class CallbackModule(CallbackBase):
         return self._task_queue_manager().get_inventory()
 
     def _task_queue_manager(self):
-        """It calls us, and is handed to no callback: so it is found among the callers."""
-        frame = sys._getframe() if self._manager is None else None
-        while frame is not None:
-            caller = frame.f_locals.get("self")
-            if hasattr(caller, "_failed_hosts") and hasattr(caller, "_unreachable_hosts"):
-                self._manager = caller
-                break
-            frame = frame.f_back
         if self._manager is None:
-            raise RuntimeError("no task queue manager is calling")
+            self._manager = _caller(lambda frame: frame.f_locals.get("self"), "_failed_hosts", "_unreachable_hosts")
         return self._manager
+
+
+def _caller(part, *attributes):
+    """What calls us, and is handed to no callback: found among the callers by the attributes that it is needed for."""
+    frame = sys._getframe()
+    while frame is not None:
+        found = part(frame)
+        if all(hasattr(found, attribute) for attribute in attributes):
+            return found
+        frame = frame.f_back
+    raise RuntimeError(f"nothing with {attributes} is calling")
 
 
 def _name(play):
