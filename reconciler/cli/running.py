@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,6 +79,7 @@ def run(
             parts.keep_to_source(settings, path)
             running = parts.build_daemon(settings, path, store, config)
             daemon = running.daemon
+            interrupts.at_once = daemon.drain
             web = None
             if settings.http.enabled and not no_http and not once:
                 web = parts.build_web_server(settings, running, store)
@@ -112,6 +114,8 @@ class Interrupts:
     def __init__(self) -> None:
         self.count = 0
         self.terminated = False
+        self.at_once: Callable[[], None] = lambda: None
+        """What a signal does before anybody gets round to heeding it. It interrupts whatever the main thread does."""
 
     def catch(self) -> None:
         signal.signal(signal.SIGINT, self._interrupt)
@@ -127,9 +131,11 @@ class Interrupts:
 
     def _interrupt(self, *_: object) -> None:
         self.count += 1
+        self.at_once()
 
     def _terminate(self, *_: object) -> None:
         self.terminated = True
+        self.at_once()
 
 
 def _go_on(daemon: Daemon, interrupts: Interrupts, progress: Progress, *, once: bool) -> None:
@@ -139,7 +145,6 @@ def _go_on(daemon: Daemon, interrupts: Interrupts, progress: Progress, *, once: 
         if interrupts.count > heeded:
             heeded = interrupts.count
             if heeded == 1:
-                daemon.drain()
                 show.err.print("nothing more is started; what runs is waited for (Ctrl-C again cancels it)")
             else:
                 daemon.cancel_everything(who(), "interrupted")
