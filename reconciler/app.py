@@ -99,6 +99,13 @@ def open_store(settings: Settings) -> SqlStore:
     return SqlStore(settings.url, SystemClock())
 
 
+def has_store(settings: Settings) -> bool:
+    """Whether there is a database, of whatever version."""
+    from reconciler.adapters.store.database import path_of
+
+    return path_of(settings.url).exists()
+
+
 def create_store(settings: Settings) -> SqlStore:
     """The database, made or brought up to date. Raises Unavailable if the state directory can't be made or written."""
     try:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -116,7 +116,7 @@ class Settings(BaseSettings):
         timedelta(seconds=60), description="How often a source is read though nothing was noticed."
     )
     status_children: int = Field(200, ge=1, description="Children listed in a status file; the database has all.")
-    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the log tells.")
     ansible: AnsibleSettings = Field(AnsibleSettings(), description="How Ansible is started.")
     inventory: InventorySettings = Field(InventorySettings(), description="Where hosts come from.")
     http: HttpSettings = Field(HttpSettings(), description="The daemon's own port.")

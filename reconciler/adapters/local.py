@@ -132,7 +132,8 @@ class HeldSlice:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk: what could not be written then can't be now
+            self._file.close()
         os.close(self._lock)
 
 

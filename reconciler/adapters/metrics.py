@@ -86,6 +86,8 @@ _RUN_REASONS = (
     (RunStatus.FAILED.value, Reason.HOSTS_FAILED.value),
     (RunStatus.FAILED.value, Reason.PLAYBOOK_BROKEN.value),
     (RunStatus.FAILED.value, Reason.NOTHING_TARGETED.value),
+    (RunStatus.FAILED.value, Reason.VARIABLE_PROMPT.value),
+    (RunStatus.FAILED.value, Reason.MISSING_COLLECTION.value),
     (RunStatus.CANCELLED.value, Reason.CANCELLED.value),
     (RunStatus.CANCELLED.value, Reason.SUPERSEDED.value),
     (RunStatus.CANCELLED.value, Reason.REMOVED.value),

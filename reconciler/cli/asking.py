@@ -128,7 +128,11 @@ def _ask(store: SqlStore, kind: RequestKind, key: JobKey, run_id: str | None, re
 
 def who() -> str:
     """Who asks, for the record: user and machine."""
-    return f"{getpass.getuser()}@{os.uname().nodename}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without an entry, as containers have them
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{os.uname().nodename}"
 
 
 def wait(

@@ -72,10 +72,7 @@ def plan(
 
 
 def _store_if_there(settings: Settings) -> SqlStore | None:
-    try:
-        return parts.open_store(settings)
-    except Refused:
-        return None
+    return parts.open_store(settings) if parts.has_store(settings) else None
 
 
 def new(

@@ -135,6 +135,9 @@ class RunError:
     message: str
     hint: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
 
 @dataclass(frozen=True, slots=True)
 class Child:

@@ -210,6 +210,8 @@ def stale_causes(desired: Desired, observed: Observed) -> tuple[Cause, ...]:
     """Changes of the playbook that were undone before they took effect: it is again as the latest run has it, and no
     host of that run has been skipped for them."""
     run = observed.run
+    if isinstance(desired.playbook, Blocked):  # with the source away nobody knows what the playbook is now
+        return ()
     if run is None or run.playbook_digest != desired.playbook_digest:
         return ()
     if any(child.reason is Reason.SUPERSEDED for child in run.children):
@@ -352,7 +354,7 @@ def conclude(run: Run) -> tuple[RunStatus, Reason, str]:
     reasons = {child.reason for child in run.children if child.status is ChildStatus.SKIPPED}
     said = ", ".join(f"{counts[status]} {status}" for status in ChildStatus if counts[status])
     if run.error is not None:
-        return RunStatus.FAILED, run.error.reason, run.error.message
+        return RunStatus.FAILED, run.error.reason, str(run.error)
     if any(counts[status] for status in ChildStatus if status.unsuccessful):
         return RunStatus.FAILED, Reason.HOSTS_FAILED, said
     if run.stop is not None and (counts[ChildStatus.CANCELLED] or Reason.CANCELLED in reasons):

@@ -186,6 +186,43 @@ _Loader.add_multi_constructor("!", _any_tag)
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
+MAX_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 100
+MAX_NODES = 500_000
+"""Of one file, aliases written out."""
+
+
+def _check_bounds(data: bytes) -> None:
+    """Raises ValueError for what would cost more than a file is worth: composing recurses on the C stack, so that a file
+    of brackets would end this process, and aliases of aliases would keep it busy for ever."""
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it has {len(data):,} bytes; {MAX_BYTES:,} are read")
+    sizes: dict[str, int] = {}
+    around: list[tuple[str | None, int]] = []
+    for event in yaml.parse(data, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            if len(around) == MAX_DEPTH:
+                raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+            around.append((event.anchor, 1))
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = around.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in around):
+                raise ValueError(f"the alias *{event.anchor} stands inside of what it stands for")
+            anchor, size = None, sizes.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        if around:
+            around[-1] = (around[-1][0], around[-1][1] + size)
+        if size > MAX_NODES or (around and around[-1][1] > MAX_NODES):
+            raise ValueError(f"it has more than {MAX_NODES:,} values, its aliases written out")
+
+
 SPEC_PLAYBOOK = "spec.playbook"
 """Who names the playbook itself; all others are named by a playbook."""
 
@@ -228,6 +265,7 @@ class _Inspection:
 
     def _load(self, path: str, data: bytes) -> object:
         try:
+            _check_bounds(data)
             return yaml.load(data, _Loader)  # noqa: S506 - a subclass of the safe loader
         except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
@@ -279,11 +317,9 @@ class _Inspection:
         if path in self._task_files or len(self._task_files) >= MOST_FILES:
             return
         self._task_files.add(path)
-        data = self._read(path)
-        if data is None:
-            return
         try:
-            content = self._load(path, data)
+            data = self._read(path)
+            content = None if data is None else self._load(path, data)
         except Refused:
             return  # only warnings come from task files: Ansible reports a broken one when it gets there
         if isinstance(content, dict):  # the meta of a role
@@ -392,9 +428,11 @@ def _may_be_a_path(word: str) -> bool:
 
 
 def _scalars(data: bytes) -> Iterator[str]:
-    """The scalars of a YAML text, up to where it ends being one; names of tasks and plays and patterns of hosts left out,
+    """The scalars of a YAML text, up to where it ends being one, and none of one that is too large; names of tasks and plays and patterns of hosts left out,
     for these are words and no paths."""
     before = ""
+    if len(data) > MAX_BYTES:
+        return
     try:
         for event in yaml.parse(data, Loader=yaml.CSafeLoader):
             if isinstance(event, yaml.ScalarEvent):

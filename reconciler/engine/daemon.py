@@ -261,14 +261,19 @@ class Daemon:
         """Find what nobody noticed, and give up what nobody needs: copies of the source, leavings of slices."""
         for keeper in self._keepers.values():
             self._sync(keeper, everything=True)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        for keeper in self._keepers.values():
             keeper.source.release(self._store.revisions_in_use(keeper.source.name))
         kept = self._executor.kept()  # before the open ones are asked for, or a new one could be among them
         for slice_id in kept - {part.id for part in self._store.open_slices()}:
             self._executor.forget(slice_id)
 
     def trim(self) -> None:
-        """The last thing that `run --once` does: what the daemon does every hour."""
+        """The last thing that `run --once` does: what the daemon does from time to time."""
         self._attempt(self._trim)
+        self._attempt(self._tidy)
 
     def _trim(self) -> None:
         """Remove what the `history` of each manifest, and nobody who reads events, keeps any longer."""

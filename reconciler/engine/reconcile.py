@@ -312,14 +312,16 @@ class Reconciler:
 
     def _settle(self, part: Slice, unrenewed: float) -> bool:
         """Decide over a slice whose process is gone. Whether it is gone is its executor's word, never a guess; but one
-        that lives and has not renewed its lease for so many seconds, two whole terms, hangs."""
+        that lives and has not renewed its lease for so many seconds, two whole terms, hangs. One of which nothing is
+        kept here was started by another daemon on this database, which answers for it as long as its lease is renewed."""
         liveness = self._executor.liveness(part.id, part.fence)
         if part.state is SliceState.PLANNED:
             if liveness is Liveness.GONE:
                 self._start_again(part.id, part.fence, part.restarts, self._why_it_ended(part.id))
             return liveness is Liveness.GONE
         could = self._clock.monotonic() - self._answers_since
-        if liveness is Liveness.ALIVE and min(unrenewed, could) <= 2 * self._lease.total_seconds():
+        elsewhere = liveness is Liveness.ABSENT and part.id not in self._executor.kept()
+        if (liveness is Liveness.ALIVE or elsewhere) and min(unrenewed, could) <= 2 * self._lease.total_seconds():
             return False
         if self._executor.kill(part.id, part.fence) is not Liveness.GONE:
             return False

@@ -18,8 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-from reconciler.core.errors import ReconcilerError, Unavailable
-from reconciler.core.facts import Revision, SliceId
+from reconciler.core.errors import ReconcilerError, Refused, Unavailable
+from reconciler.core.facts import ChildStatus, HostOutcome, Revision, RunError, SliceId
 from reconciler.core.manifest import Timeouts
 from reconciler.core.reasons import Reason
 from reconciler.ports import (
@@ -94,6 +94,7 @@ class SliceProcess:
         self._lines: list[SpooledLine] = []
         self._lines_lock = threading.Lock()
         self._sequence = 0
+        self._spool_failed = False
 
     def run(self, slice_id: SliceId, fence: int, owner: str, directory: Path) -> bool:
         """True once the result is in the store. False if it was not this process's to run, could not be started, or was
@@ -119,6 +120,9 @@ class SliceProcess:
         try:
             timeouts = self._timeouts(work)
             prepared = self._prepare(work, timeouts, directory)
+        except Refused as error:
+            log.warning("it can't be run: %s (%s)", error, error.reason.value)
+            return self._refuse(work, error)
         except ReconcilerError as error:
             log.warning("given back, it could not start: %s (%s)", error, error.reason.value)
             self._store.give_back(work.slice_id, work.fence, Reason.EXECUTOR_UNAVAILABLE, str(error))
@@ -131,8 +135,14 @@ class SliceProcess:
         if self._stop is StopKind.LOST:
             log.warning("the lease is lost: what it ran has been ended, nothing more is written")
             return False
-        self._spool.result(result)
+        self._keep(lambda: self._spool.result(result))
         return self._record(work, result)
+
+    def _refuse(self, work: SliceWork, error: Refused) -> bool:
+        """Somebody has to change something: to try again and again would keep its hosts from all others."""
+        message = f"not started: {error.message}"
+        outcomes = (HostOutcome(host, ChildStatus.ABORTED, error.reason, message) for host in work.hosts)
+        return self._record(work, PlaybookResult(tuple(outcomes), RunError(error.reason, error.message, error.hint)))
 
     def _prepare(self, work: SliceWork, timeouts: Timeouts, directory: Path) -> PreparedPlaybook:
         spec = work.spec
@@ -191,9 +201,19 @@ class SliceProcess:
     def _log(self, line: LogLine) -> None:
         self._sequence += 1
         spooled = SpooledLine(self._sequence, line.host, line.text)
-        self._spool.line(spooled)
+        self._keep(lambda: self._spool.line(spooled))
         with self._lines_lock:
             self._lines.append(spooled)
+
+    def _keep(self, write: Callable[[], None]) -> None:
+        """Into the spool. A disk that is full costs what is there for the case that the store is away, and no more:
+        the playbook goes on, and the store is told."""
+        try:
+            write()
+        except OSError as error:
+            if not self._spool_failed:
+                log.warning("its spool can't be written: %s", error)
+            self._spool_failed = True
 
     def _keep_recording(self, work: SliceWork) -> None:
         while not self._over.wait(self._rhythm.record.total_seconds()):

@@ -88,13 +88,14 @@ class SourceKeeper:
     def _say(self, status: SourceStatus) -> None:
         if status == self._status:
             return
-        self._status = status
         self._store.save_source_status(status)
         try:
             for sink in self._sinks:
                 sink.write_source(status)
         except OSError as failure:
             log.warning("status_not_written", source=self.source.name, why=str(failure))
+            return
+        self._status = status  # only now: what was not written is to be tried again
 
     def _previous(self) -> SourceStatus | None:
         """What was said last, by an earlier daemon too."""
@@ -115,7 +116,6 @@ class SourceKeeper:
         if said == self._invalid:
             return
         gone = self._store.save_invalid(source, tuple(said.values())) - accepted
-        self._invalid = said
         try:
             for sink in self._sinks:
                 for status in said.values():
@@ -124,3 +124,5 @@ class SourceKeeper:
                     sink.remove(JobKey(source, name))
         except OSError as failure:
             log.warning("status_not_written", source=source, why=str(failure))
+            return
+        self._invalid = said

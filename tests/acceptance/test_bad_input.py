@@ -278,6 +278,7 @@ def test_a_playbook_that_ansible_refuses_is_no_fault_of_a_host(refusals: tuple[W
     assert stalled["reason"] == reason
     assert message in stalled["message"]
     assert f"{playbook}:" in stalled["message"]
+    assert stalled["message"].endswith(("(mend the playbook; the run's log has all of it)", "or ship it)"))
 
 
 @pytest.mark.parametrize(

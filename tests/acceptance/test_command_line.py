@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from importlib import metadata
@@ -387,6 +388,28 @@ def test_an_empty_log_says_why_it_is_empty(tmp_path: Path) -> None:
     never = here.call("logs", "work", "h2").err
     assert "it is skipped, and was never started (StoppedOnFailure: not started: wave 1 had a failure)" in never
     assert "h1 has no attempt 2 in batch-" in here.call("logs", "work", "h1", "--attempt", "2").err
+
+
+def test_plan_does_not_take_a_database_that_it_can_not_read_for_none(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    here.job()
+    assert here.once().code == 0
+    with sqlite3.connect(here.state / "reconciler.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    connection.close()
+    done = here.call("plan", str(here.root))
+    assert (done.code, done.out) == (4, "")
+    assert "run `reconciler db upgrade`" in done.err
+
+
+def test_runs_from_cron_keep_no_copies_that_nobody_needs(tmp_path: Path) -> None:
+    here = Workspace(tmp_path, hosts=1)
+    for number in range(3):
+        here.job(extraVars={"number": number})
+        assert here.once().code == 0
+    copies = list((here.state / "snapshots" / "default").iterdir())
+    assert len(copies) == 1
+    assert list((here.state / "slices").iterdir()) == []
 
 
 def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -190,6 +190,8 @@ def test_what_is_kept_is_known_and_what_still_runs_is_not_forgotten(machine: Mac
     machine.run(slice_id, 1, Story(lines=("ok: [web-1]",)))
     machine.restart()
     assert machine.executor.kept() == {slice_id}
+    machine.restart()
+    assert machine.executor.kept() == {slice_id}
     machine.executor.forget(slice_id)
     assert machine.executor.kept() == {slice_id}
     machine.executor.kill(slice_id, 1)

@@ -29,6 +29,46 @@ def test_an_ordinary_playbook_has_nothing_to_say() -> None:
     assert inspect(site_yml="- hosts: web\n  tasks:\n    - ping:\n") == PlaybookFacts()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- hosts: all\n  tasks: " + "[" * 60_000, "nested more than 100 levels deep"),
+        ("- hosts: all\n  tasks: &a [{block: *a}]\n", r"the alias \*a stands inside of what it stands for"),
+        (
+            "- &a0 {ping: }\n" + "".join(f"- &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+            "more than 500,000 values",
+        ),
+        ("- &a0 {ping: }\n" + "".join(f"- &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40)), "values"),
+        ("# " + "x" * 5_000_000, "it has 5,000,002 bytes"),
+    ],
+    ids=["deep", "endless", "aliases", "merges", "large"],
+)
+def test_a_file_that_would_cost_more_than_it_is_worth_is_refused(text: str, said: str) -> None:
+    """A file of brackets ended the whole process, and one of aliases kept it busy for ever."""
+    with pytest.raises(Refused, match=said) as refused:
+        inspect(site_yml=text)
+    assert refused.value.reason is Reason.PLAYBOOK_INVALID
+    assert inspect(site_yml="- hosts: all\n  tasks: [import_tasks: t.yml]\n", t_yml=text).warnings == ()
+
+
+def test_an_alias_that_is_written_once_and_used_twice_is_fine() -> None:
+    facts = inspect(
+        site_yml="- hosts: all\n  tasks: &t\n    - ping:\n      run_once: true\n- hosts: all\n  tasks: *t\n"
+    )
+    assert [kind for kind, _, _ in warned(facts)] == [WarningKind.RUN_ONCE_PER_WAVE] * 2
+
+
+def test_a_task_file_outside_of_the_source_is_for_ansible_to_judge() -> None:
+    """The manifest names none: it is there, or it is told when Ansible gets there."""
+
+    def read(path: str) -> bytes | None:
+        if path == "site.yml":
+            return b"- hosts: all\n  tasks: [include_tasks: /etc/tasks.yml]\n"
+        raise Refused(Reason.PATH_OUTSIDE_SOURCE, f"{path} leaves the source")
+
+    assert inspect_playbook("site.yml", listing({"site.yml": b""}), read) == PlaybookFacts()
+
+
 def test_what_waves_do_to_a_playbook_is_said_with_its_line() -> None:
     facts = inspect(
         site_yml=(

@@ -12,9 +12,10 @@ from reconciler.core.facts import ChildStatus, JobKey, RunError, RunStatus, Slic
 from reconciler.core.planning import Blocked
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, Phase
-from reconciler.ports import Spool, SpooledLine
+from reconciler.ports import Beat, Spool, SpooledLine
 from tests.builders import JOB, OTHER_JOB
 from tests.engine.worlds import LEASE, Crash, World, fails
+from tests.fakes.executor import FakeExecutor
 from tests.fakes.hosts import an_inventory
 
 SUCCESS, FAILED, SKIPPED = ChildStatus.SUCCESS, ChildStatus.FAILED, ChildStatus.SKIPPED
@@ -332,6 +333,25 @@ def test_a_new_daemon_gives_a_slice_two_terms_before_it_takes_it_for_hung() -> N
     assert world.executor.killed == []
 
 
+def test_a_slice_that_another_daemon_started_is_left_to_it_as_long_as_its_lease_is_renewed() -> None:
+    """Two state directories on one database: a mistake, and no reason to run its hosts twice at once."""
+    world = World(hosts=2)
+    world.commit()
+    world.look()
+    (work,) = world.begin_all()
+    world.executor, theirs = FakeExecutor(), world.executor
+    world.restart()
+    for _ in range(20):
+        world.pass_time(10)
+        assert world.store.heartbeat(work.slice_id, work.fence, LEASE) is Beat.RENEWED
+        world.look()
+    assert set(world.statuses().values()) == {RUNNING}
+    theirs.end(work.slice_id)
+    world.pass_time(LEASE.total_seconds() * 3)
+    world.look()
+    assert set(world.reasons().values()) == {Reason.SLICE_LOST}
+
+
 def test_while_its_machine_can_not_be_asked_the_hosts_stay_locked() -> None:
     world = World(hosts=2)
     world.commit()
@@ -416,6 +436,21 @@ def test_too_few_hosts_stall_and_more_of_them_start() -> None:
     world.inventory.answer = an_inventory(["web-1", "web-2", "web-3"])
     world.run_all()
     assert world.run().status is RunStatus.SUCCESS
+
+
+def test_a_source_status_that_could_not_be_written_is_written_the_next_time() -> None:
+    world = World(hosts=1)
+    world.commit()
+    world.source.error = Unavailable(Reason.SOURCE_UNAVAILABLE, "the disk is gone")
+    world.store.away = True
+    with pytest.raises(Unavailable, match="database"):
+        world.keeper.sync()
+    world.store.away = False
+    with pytest.raises(Unavailable, match="the disk is gone"):
+        world.keeper.sync()
+    (said,) = world.store.source_statuses()
+    ready = next(found for found in said.status.conditions if found.type is ConditionType.READY)
+    assert (ready.status, ready.reason) == ("False", Reason.SOURCE_UNAVAILABLE)
 
 
 def test_a_store_that_is_away_is_unavailable_and_loses_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import Refused
+from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import ChildStatus, SliceState
 from reconciler.core.manifest import Timeouts
 from reconciler.core.reasons import Reason
+from reconciler.core.status import ConditionType
 from reconciler.engine.slice import Rhythm, SliceProcess
 from reconciler.ports import LogLine, PlaybookResult, SliceWork, SpooledLine, StopKind
 from tests.acceptance.workspace import wait_for
@@ -29,17 +31,24 @@ QUICK = Rhythm(
 
 
 class Spool:
-    """In memory; in order."""
+    """In memory; in order. `full`: as on a disk that is."""
 
     def __init__(self) -> None:
+        self.full = False
         self.lines: list[SpooledLine] = []
         self.results: list[PlaybookResult] = []
 
     def line(self, line: SpooledLine) -> None:
+        self._room()
         self.lines.append(line)
 
     def result(self, result: PlaybookResult) -> None:
+        self._room()
         self.results.append(result)
+
+    def _room(self) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 class Bench:
@@ -126,12 +135,39 @@ def test_what_somebody_else_has_claimed_it_leaves_alone(bench: Bench) -> None:
 
 
 def test_what_can_not_be_prepared_is_given_back_and_touched_no_host(bench: Bench) -> None:
-    bench.runner.error = Refused(Reason.ANSIBLE_MISSING, "there is no ansible-playbook")
+    bench.runner.error = Unavailable(Reason.ANSIBLE_MISSING, "there is no ansible-playbook")
     bench.start()
     assert not bench.ended()
     assert bench.state is SliceState.PLANNED
     assert bench.world.reasons()["web-1"] is Reason.EXECUTOR_UNAVAILABLE
     assert "there is no ansible-playbook" in bench.world.child("web-1").message
+
+
+def test_what_somebody_must_change_ends_its_run_and_frees_its_hosts(bench: Bench) -> None:
+    """To try it again and again would keep the hosts from every other batch."""
+    bench.runner.error = Refused(Reason.SETTINGS_INVALID, "there is no file id_rsa", "see ansible.private_key_file")
+    bench.start()
+    assert bench.ended()
+    assert bench.state is SliceState.FINISHED
+    bench.world.look()
+    assert set(bench.world.statuses().values()) == {ChildStatus.ABORTED}
+    assert bench.world.reasons()["web-1"] is Reason.SETTINGS_INVALID
+    stalled = next(c for c in bench.world.said().conditions if c.type is ConditionType.STALLED)
+    assert (stalled.reason, stalled.message) == (
+        "SettingsInvalid",
+        "there is no file id_rsa (see ansible.private_key_file)",
+    )
+    assert bench.world.store.open_slices() == ()
+
+
+def test_a_full_disk_costs_the_spool_and_not_the_playbook(bench: Bench) -> None:
+    bench.spool.full = True
+    bench.runner.lines = (LogLine("web-1", "ok: [web-1]"),)
+    bench.under_way()
+    bench.runner.end.set()
+    assert bench.ended()
+    assert set(bench.world.statuses().values()) == {ChildStatus.SUCCESS}
+    assert [line.text for line in bench.world.store.log(bench.world.run().job_id, "web-1", None, 0)] == ["ok: [web-1]"]
 
 
 def test_a_cancel_reaches_it_without_a_daemon(bench: Bench) -> None:

@@ -222,6 +222,22 @@ def test_a_playbook_changed_after_a_success_is_told_and_not_run() -> None:
     assert (world.runs(), found.status, found.reason) == (1, "False", Reason.PLAYBOOK_CHANGED)
 
 
+def test_a_playbook_that_changed_during_a_run_is_not_forgotten_while_the_source_is_away() -> None:
+    world = World(hosts=1)
+    world.commit()
+    world.look()
+    (work,) = world.begin_all()
+    world.change_playbook()
+    world.look()
+    world.restart()
+    world.look()  # before the source was read: what the playbook is now, nobody knows
+    world.finish(work)
+    world.look()
+    world.keeper.sync()
+    world.run_all()
+    assert (world.runs(), world.run().cause, world.said().phase) == (2, CauseKind.PLAYBOOK_CHANGED, Phase.SUCCEEDED)
+
+
 def test_with_on_hosts_joined_only_the_new_ones_run() -> None:
     world = World(hosts=2)
     world.commit(onHostsJoined="Run")

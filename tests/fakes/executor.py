@@ -27,6 +27,7 @@ class FakeExecutor:
         self._lock = threading.RLock()
         self._alive: set[tuple[SliceId, int]] = set()
         self._known: set[tuple[SliceId, int]] = set()
+        self._folders: set[SliceId] = set()
 
     # -- the port ----------------------------------------------------------------------------------------------------
     def start(self, slice_id: SliceId, fence: int) -> None:
@@ -36,6 +37,7 @@ class FakeExecutor:
             if (slice_id, fence) not in self._known:
                 self._known.add((slice_id, fence))
                 self._alive.add((slice_id, fence))
+                self._folders.add(slice_id)
                 self.started.append((slice_id, fence))
 
     def liveness(self, slice_id: SliceId, fence: int) -> Liveness:
@@ -62,7 +64,7 @@ class FakeExecutor:
 
     def kept(self) -> frozenset[SliceId]:
         with self._lock:
-            return frozenset({known for known, _ in self._known | self._alive} | self.spools.keys())
+            return frozenset(self._folders | self.spools.keys())
 
     def forget(self, slice_id: SliceId) -> None:
         with self._lock:
@@ -70,6 +72,7 @@ class FakeExecutor:
                 return
             self.forgotten.append(slice_id)
             self.spools.pop(slice_id, None)
+            self._folders.discard(slice_id)
             self._known = {known for known in self._known if known[0] != slice_id}
 
     # -- what tests do -----------------------------------------------------------------------------------------------
@@ -85,7 +88,7 @@ class FakeExecutor:
                 self._end(known, fence)
 
     def restart(self) -> None:
-        """A new daemon: it knows nothing of what was started, and the processes live on."""
+        """A new daemon: it knows nothing of what was started; the processes and their folders live on."""
         self._known.clear()
 
     def _end(self, slice_id: SliceId, fence: int) -> None:
