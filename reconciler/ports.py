@@ -483,7 +483,7 @@ class JobStore(SliceStore, Protocol):
         """Remove events beyond the newest `keep`, or older; the newest of all stays. Returns how many went."""
 
     def revisions_in_use(self, source: str) -> frozenset[Revision]:
-        """Of open runs, and of each job's latest run."""
+        """Of open runs, and of the latest run of each job that has not been removed."""
 
     def trim(self, key: JobKey, keep: int, older_than: datetime) -> int:
         """Remove logs and attempts of finished runs beyond the newest `keep`, or finished before. Rows stay."""

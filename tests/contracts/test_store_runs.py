@@ -21,6 +21,7 @@ from tests.builders import (
     make_new_run,
     make_spec,
     make_wave,
+    manifest_record,
     new_cause,
     numbered_hosts,
     outcome,
@@ -328,6 +329,14 @@ def test_revisions_of_open_and_of_latest_runs_are_in_use(world: World) -> None:
     run_at("dir@sha256:2", "2")
     assert world.store.revisions_in_use("default") == {"dir@sha256:2"}
     assert world.store.revisions_in_use("lab") == set()
+
+
+def test_of_a_job_that_was_removed_only_an_open_run_has_a_revision_in_use(world: World) -> None:
+    run = world.open_run(hosts("web-1"))
+    world.store.save_manifests((manifest_record(removed_at=NOON),), ())
+    assert world.store.revisions_in_use("default") == {REVISION}
+    world.store.finish_run(run, RunStatus.FAILED, Reason.HOSTS_FAILED, "")
+    assert world.store.revisions_in_use("default") == set()
 
 
 def run_with_a_log(world: World, cause: str) -> str:

@@ -11,7 +11,7 @@ from reconciler.adapters.store.counters import Tally
 from reconciler.adapters.store.manifests import Manifests
 from reconciler.adapters.store.rows import OPEN_RUN, OPEN_SLICE, batch_config, of_job, storable
 from reconciler.adapters.store.servers import AT_ONCE, in_parts, write_servers
-from reconciler.adapters.store.tables import attempts, causes, host_records, job_logs, jobs, slices
+from reconciler.adapters.store.tables import attempts, causes, host_records, job_logs, jobs, manifests, slices
 from reconciler.adapters.store.upserts import upsert
 from reconciler.core.facts import ChildStatus, JobKey, Revision, RunStatus
 from reconciler.core.reasons import Reason
@@ -134,7 +134,8 @@ class Runs(Manifests):
     # -- what is kept ------------------------------------------------------------------------------------------------
     def revisions_in_use(self, source: str) -> frozenset[Revision]:
         ours = and_(jobs.c.source == source, jobs.c.is_batch_job)
-        newest = select(func.max(jobs.c.id)).where(ours).group_by(jobs.c.name)
+        removed = select(manifests.c.name).where(manifests.c.source == source, manifests.c.removed_at.is_not(None))
+        newest = select(func.max(jobs.c.id)).where(ours, jobs.c.name.not_in(removed)).group_by(jobs.c.name)
         query = select(jobs.c.revision).where(ours, or_(jobs.c.id.in_(newest), jobs.c.status.in_(OPEN_RUN)))
         with self.read() as connection:
             return frozenset(Revision(revision) for revision in connection.scalars(query))

@@ -85,8 +85,10 @@ class Runs(Memory):
 
     @one_at_a_time
     def revisions_in_use(self, source: str) -> frozenset[Revision]:
-        latest = {run.new.key: run for run in self._runs.values() if run.new.key.source == source}
-        unfinished = (run for run in self._runs.values() if run.new.key.source == source and run.run.open)
+        removed = {key for key, record in self._manifests.items() if record.removed_at is not None}
+        ours = [run for run in self._runs.values() if run.new.key.source == source]
+        latest = {run.new.key: run for run in ours if run.new.key not in removed}
+        unfinished = (run for run in ours if run.run.open)
         return frozenset(run.run.revision for run in (*latest.values(), *unfinished))
 
     @one_at_a_time
