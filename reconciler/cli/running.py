@@ -95,9 +95,9 @@ def run(
             with progress_to(show.out if once else None, store) as progress:
                 daemon.start(once=once)
                 _go_on(daemon, interrupts, progress, once=once)
-            daemon.stop(LEAVING if interrupts.leave else STOPPING)
             if once and not interrupts.any:
                 daemon.trim()
+            daemon.stop(LEAVING if interrupts.leave else STOPPING)
             if web is not None:
                 web.stop()
         if once:

@@ -271,7 +271,7 @@ class Daemon:
             self._executor.forget(slice_id)
 
     def trim(self) -> None:
-        """The last thing that `run --once` does: what the daemon does from time to time."""
+        """The last thing that `run --once` does before it stops: what the daemon does from time to time."""
         self._attempt(self._trim)
         self._attempt(self._tidy)
 

@@ -402,11 +402,20 @@ def test_plan_does_not_take_a_database_that_it_can_not_read_for_none(tmp_path: P
     assert "run `reconciler db upgrade`" in done.err
 
 
-def test_runs_from_cron_keep_no_copies_that_nobody_needs(tmp_path: Path) -> None:
+def test_runs_from_cron_leave_nothing_that_nobody_needs(tmp_path: Path) -> None:
     here = Workspace(tmp_path, hosts=1)
     for number in range(3):
         here.job(extraVars={"number": number})
         assert here.once().code == 0
+    with sqlite3.connect(here.state / "reconciler.db") as connection:
+        connection.execute("UPDATE events SET at = '2020-01-01 00:00:00.000000'")
+    connection.close()
+    assert here.once().code == 0
+    with sqlite3.connect(here.state / "reconciler.db") as connection:
+        assert connection.execute("SELECT count(*) FROM events WHERE at < '2021-01-01'").fetchone() <= (1,), (
+            "but the newest"
+        )
+    connection.close()
     copies = list((here.state / "snapshots" / "default").iterdir())
     assert len(copies) == 1
     assert list((here.state / "slices").iterdir()) == []
