@@ -15,9 +15,10 @@ the slice, it ends it before anything is done.
 
 `targeted` are our hosts in a play's pattern, null while a template that can't be read yet decides it. `failed` and
 `unreachable` are the hosts that the task queue manager has given up; `failures` counts those of the host that nothing
-rescued, so far. `rescued` are those of `failed` that went on all the same: stopped with another host
-(any_errors_fatal) inside a block with a rescue, they ran the play to its end, and no play came after it. Where tags choose among the tasks, `tags` is `{"only": [...], "skip": [...], "worked": [...]}`: the
-tags, and the plays in which they left at least one task.
+rescued, so far. `rescued` are those of `failed` that went on all the same: stopped with another host (any_errors_fatal)
+inside a block with a rescue, they ran the play to its end, and no play came after it. Where tags choose among the
+tasks, `tags` is `{"only": [...], "skip": [...], "worked": [...]}`: the tags, and the plays in which they left at least
+one task.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ class CallbackModule(CallbackBase):
 
     def _began(self, task):
         """Who is forgiven by it, if anybody."""
-        if self._iterator is None:
+        if self._iterator is None:  # a strategy that hides it proves nobody rescued
             self._iterator = _caller(lambda frame: frame.f_locals.get("iterator"), "is_failed", "get_host_state")
             self._iterators.update(dict.fromkeys(self._planned(self._play), self._iterator))
         # an include is there for what it includes, which has tags of its own
@@ -230,18 +231,21 @@ class CallbackModule(CallbackBase):
     def _task_queue_manager(self):
         if self._manager is None:
             self._manager = _caller(lambda frame: frame.f_locals.get("self"), "_failed_hosts", "_unreachable_hosts")
+        if self._manager is None:
+            raise RuntimeError("no task queue manager is calling")
         return self._manager
 
 
 def _caller(part, *attributes):
-    """What calls us, and is handed to no callback: found among the callers by the attributes that it is needed for."""
+    """What calls us, and is handed to no callback: found among the callers by the attributes that it is needed for.
+    None if it is not there."""
     frame = sys._getframe()
     while frame is not None:
         found = part(frame)
         if all(hasattr(found, attribute) for attribute in attributes):
             return found
         frame = frame.f_back
-    raise RuntimeError(f"nothing with {attributes} is calling")
+    return None
 
 
 def _name(play):
