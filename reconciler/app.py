@@ -162,7 +162,8 @@ def keep_apart(settings: Settings, root: Path) -> None:
 def keep_to_source(settings: Settings, root: Path) -> None:
     """One state directory, one source: to another one, all jobs of the first would look removed. Raises Refused for a
     second; where the first has moved to is for whoever calls to say."""
-    note, here = settings.state_dir / "source", os.path.abspath(root)  # noqa: PTH100 - `current` may be a link that moves on
+    note = settings.state_dir / "source"
+    here = os.path.normpath(root.absolute())  # not resolved: `current` may be a link that moves on
     try:
         before = note.read_text(encoding="utf-8").strip()
     except FileNotFoundError:

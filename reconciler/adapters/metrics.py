@@ -88,6 +88,7 @@ _RUN_REASONS = (
     (RunStatus.FAILED.value, Reason.NOTHING_TARGETED.value),
     (RunStatus.FAILED.value, Reason.VARIABLE_PROMPT.value),
     (RunStatus.FAILED.value, Reason.MISSING_COLLECTION.value),
+    (RunStatus.FAILED.value, Reason.SETTINGS_INVALID.value),
     (RunStatus.CANCELLED.value, Reason.CANCELLED.value),
     (RunStatus.CANCELLED.value, Reason.SUPERSEDED.value),
     (RunStatus.CANCELLED.value, Reason.REMOVED.value),

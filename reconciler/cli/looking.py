@@ -189,8 +189,8 @@ def _why_empty(run: Run, host: str | None, attempt: int | None, *, failed: bool)
     if attempt is not None and attempt > child.attempt:
         return f"{host} has no attempt {attempt} in {run.job_id}: its latest is {child.attempt}"
     why = f" ({child.reason}: {child.message})" if child.reason else ""
-    never = f", and was never started{why}" if child.attempt == 0 else ""
-    return f"nothing has been logged of {host} in {run.job_id}: it is {child.status}{never}"
+    never = ", and was never started" if child.attempt == 0 else ""
+    return f"nothing has been logged of {host} in {run.job_id}: it is {child.status}{never}{why}"
 
 
 def history(

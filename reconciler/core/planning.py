@@ -307,7 +307,7 @@ def _ending(desired: Desired, observed: Observed, run: Run) -> Ending | None:
     if run.stop is not None:
         return Ending(run.stop, kill=True)
     if run.error is not None:
-        return Ending(Stop(Reason.PLAYBOOK_BROKEN, run.error.message))
+        return Ending(Stop(run.error.reason, run.error.message))
     if desired.removed:
         return Ending(Stop(Reason.REMOVED, "the manifest is gone from its source"), kill=policy is OnChange.CANCEL)
     if newer is not None and (policy is not OnChange.FINISH or desired.spec.suspend):

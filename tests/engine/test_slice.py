@@ -54,9 +54,9 @@ class Spool:
 class Bench:
     """A run whose first wave is about to begin, and the process of its slice in a thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int = 5) -> None:
         self.world = World(hosts=2, clock=RunningClock())
-        self.world.commit()
+        self.world.commit(limit=limit)
         self.world.look()
         self.slice_id, self.fence = self.world.the_process()
         self.runner, self.spool = FakeRunner(), Spool()
@@ -158,6 +158,16 @@ def test_what_somebody_must_change_ends_its_run_and_frees_its_hosts(bench: Bench
         "there is no file id_rsa (see ansible.private_key_file)",
     )
     assert bench.world.store.open_slices() == ()
+
+
+def test_who_was_to_come_after_what_could_not_be_run_is_skipped_for_the_same_reason(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, limit=1)
+    bench.runner.error = Refused(Reason.SETTINGS_INVALID, "there is no file id_rsa")
+    bench.start()
+    assert bench.ended()
+    bench.world.look()
+    assert set(bench.world.reasons().values()) == {Reason.SETTINGS_INVALID}
+    assert set(bench.world.statuses().values()) == {ChildStatus.ABORTED, ChildStatus.SKIPPED}
 
 
 def test_a_full_disk_costs_the_spool_and_not_the_playbook(bench: Bench) -> None:
