@@ -428,8 +428,8 @@ def _may_be_a_path(word: str) -> bool:
 
 
 def _scalars(data: bytes) -> Iterator[str]:
-    """The scalars of a YAML text, up to where it ends being one, and none of one that is too large; names of tasks and plays and patterns of hosts left out,
-    for these are words and no paths."""
+    """The scalars of a YAML text, up to where it ends being one, and none of one that is too large; names of tasks and
+    plays and patterns of hosts left out, for these are words and no paths."""
     before = ""
     if len(data) > MAX_BYTES:
         return
