@@ -65,8 +65,11 @@ def _parse(text: str) -> Iterator[_Rule]:
             continue
 
 
+_TOKENS = re.compile(r"^\*\*/|/\*\*/|/\*\*$|\*+|\[[!^]?\]?+(?:\\.|[^\]\\])*+\]|\\.|.", re.DOTALL)
+
+
 def _regex(pattern: str) -> str:
-    return "".join(_token(token) for token in re.findall(r"^\*\*/|/\*\*/|/\*\*$|\*+|\[[!^]?\]?[^\]]*\]|\\.|.", pattern))
+    return "".join(_token(token) for token in _TOKENS.findall(pattern))
 
 
 def _token(token: str) -> str:
@@ -79,9 +82,18 @@ def _token(token: str) -> str:
             return "/.*"
         case "?":
             return "[^/]"
+        case "[":  # one that is never closed: as git, the whole pattern matches nothing
+            return "(?!)"
     if token.startswith("*"):
         return "[^/]*"
-    if token.startswith("[") and len(token) > 1:
-        inside = token[1:-1].replace("\\", "\\\\")
-        return f"[^/{inside[1:]}]" if inside[0] in "!^" else f"[{inside}]"
+    if token.startswith("["):
+        return _one_of(token[1:-1])
     return re.escape(token.removeprefix("\\") or token)
+
+
+def _one_of(inside: str) -> str:
+    """A class of characters: never a slash, and of what `re` reads in one only ranges mean anything."""
+    negated = inside[0] in "!^"
+    members = re.findall(r"\\.|.", inside[negated:], re.DOTALL)
+    escaped = "".join(one if one == "-" else re.escape(one.removeprefix("\\") or one) for one in members)
+    return f"(?!/)[{'^' if negated else ''}{escaped}]"
