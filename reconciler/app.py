@@ -13,38 +13,51 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.adapters.directory import DirectorySource
 from reconciler.adapters.local import LocalExecutor
 from reconciler.adapters.store import SqlStore
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import SliceId
 from reconciler.core.reasons import Reason
 from reconciler.settings import Settings
+from reconciler.sources import (
+    DEFAULT,
+    BuiltSource,
+    access_of,
+    build_git,
+    for_a_look,
+    forget_other_folders,
+    source_of_path,
+    sources_of_settings,
+    two_commits,
+)
 
 if TYPE_CHECKING:
     from reconciler.adapters.ansible import AnsibleOptions
+    from reconciler.adapters.git.publisher import StatusBranch
     from reconciler.adapters.inventory import AnsibleInventory
     from reconciler.adapters.metrics import MetricsPage, ProcessMetrics
     from reconciler.core.hosts import Inventory
     from reconciler.core.reading import Rejected
     from reconciler.engine.daemon import Daemon
-    from reconciler.engine.preview import Preview
+    from reconciler.engine.preview import Change, Preview
+    from reconciler.ports import Sink, Snapshot
     from reconciler.web import WebServer
-
-SOURCE = "default"
 
 PROBES_END = 1.0
 """Seconds within which whoever only asks whether a daemon runs has let go of its lock."""
 
 
-def ansible_options(settings: Settings) -> AnsibleOptions:
+def ansible_options(settings: Settings, source: str | None = None) -> AnsibleOptions:
+    """How Ansible is started for a source: as its own settings say, else as those of all."""
     from reconciler.adapters.ansible import AnsibleOptions
 
-    said = settings.ansible
+    own = (each.ansible for each in settings.sources if each.name == source and each.ansible is not None)
+    said = next(own, settings.ansible)
     return AnsibleOptions(
         ansible_playbook=said.ansible_playbook,
         private_key_file=_absolute(said.private_key_file),
@@ -63,10 +76,27 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.expanduser().resolve()
 
 
-def build_inventory(settings: Settings) -> AnsibleInventory:
+class InventoriesOfSources:
+    """The inventories of every source, each read as its own settings of Ansible say."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._own = {each.name: build_inventory(settings, each.name) for each in settings.sources}
+        self._others = build_inventory(settings)
+
+    def load(self, snapshot: Snapshot, inventory: tuple[str, ...], *, fresh: bool = False) -> Inventory:
+        return self._of(snapshot).load(snapshot, inventory, fresh=fresh)
+
+    def paths(self, snapshot: Snapshot, inventory: tuple[str, ...]) -> tuple[str, ...]:
+        return self._of(snapshot).paths(snapshot, inventory)
+
+    def _of(self, snapshot: Snapshot) -> AnsibleInventory:
+        return self._own.get(snapshot.source, self._others)
+
+
+def build_inventory(settings: Settings, source: str | None = None) -> AnsibleInventory:
     from reconciler.adapters.inventory import AnsibleInventory, InventoryOptions
 
-    ansible = ansible_options(settings)
+    ansible = ansible_options(settings, source)
     playbook = ansible.ansible_playbook
     options = InventoryOptions(
         ansible_inventory=None if playbook is None else Path(playbook).with_name("ansible-inventory"),
@@ -78,20 +108,6 @@ def build_inventory(settings: Settings) -> AnsibleInventory:
     )
     state_dir = settings.state_dir.resolve()  # only `run` makes it: who just looks leaves nothing behind
     return AnsibleInventory(options, SystemClock(), state_dir / "inventories" if state_dir.is_dir() else None)
-
-
-def build_source(settings: Settings, root: Path) -> DirectorySource:
-    bounds = settings.source
-    state_dir = settings.state_dir.resolve()
-    return DirectorySource(
-        SOURCE,
-        root,
-        state_dir=state_dir,
-        snapshots_dir=state_dir / "snapshots" / SOURCE,
-        max_files=bounds.max_files,
-        max_bytes=bounds.max_bytes,
-        clock=SystemClock(),
-    )
 
 
 def open_store(settings: Settings) -> SqlStore:
@@ -202,24 +218,63 @@ def _locked(lock: int, how: int) -> bool:
 
 
 def build_preview(
-    settings: Settings, root: Path, store: SqlStore | None
+    settings: Settings, root: Path | None, store: SqlStore | None, *, working_tree: bool = False
 ) -> tuple[Sequence[Preview], Sequence[Rejected]]:
-    """What would run on a directory. Without a store it is assumed that nothing has run."""
+    """What would run of a path, or of the sources of the settings. Without a store it is assumed that nothing has run."""
     from reconciler.core.facts import Observed
     from reconciler.core.planning import Limits
     from reconciler.engine.catalogue import Catalogue
     from reconciler.engine.preview import preview
     from reconciler.engine.resolve import Resolver
 
-    return preview(
-        build_source(settings, root).sync(),
-        Catalogue(SOURCE, settings.manifests, settings.max_limit),
-        Resolver(build_inventory(settings), Limits(settings.max_running)),
-        store.manifests(SOURCE) if store is not None else {},
-        store.observe if store is not None else lambda _: Observed(),
-        store.pending_requests if store is not None else lambda _: (),
-        SystemClock().now(),
-    )
+    previews: list[Preview] = []
+    rejected: list[Rejected] = []
+    resolver = Resolver(InventoriesOfSources(settings), Limits(settings.max_running))
+    with for_a_look(settings, root, working_tree=working_tree) as built:
+        for each in built:
+            name = each.source.name
+            found, wrong = preview(
+                each.source.sync(),
+                Catalogue(name, settings.manifests, settings.max_limit),
+                resolver,
+                store.manifests(name) if store is not None else {},
+                store.observe if store is not None else lambda _: Observed(),
+                store.pending_requests if store is not None else lambda _: (),
+                SystemClock().now(),
+            )
+            previews += found
+            rejected += wrong
+    return previews, rejected
+
+
+def build_change(settings: Settings, place: Path, against: str) -> Change:
+    """What merging the commit that is checked out into another revision would run."""
+    from reconciler.core.planning import Limits
+    from reconciler.engine.catalogue import Catalogue
+    from reconciler.engine.preview import preview_change
+    from reconciler.engine.resolve import Resolver
+
+    def resolver() -> Resolver:
+        return Resolver(InventoriesOfSources(settings), Limits(settings.max_running))
+
+    with two_commits(settings, place, against) as (base, head):
+        catalogue = Catalogue(DEFAULT, settings.manifests, settings.max_limit)
+        return preview_change(base, head, catalogue, resolver, SystemClock().now())
+
+
+def build_sources(
+    settings: Settings, root: Path | None, store: SqlStore, *, working_tree: bool
+) -> Sequence[BuiltSource]:
+    """The sources of a daemon: a path, or those of the settings. Raises Refused for what can't be followed with what this
+    state directory already knows."""
+    state_dir = settings.state_dir.resolve()
+    if root is not None:
+        keep_to_source(settings, root)
+        return (source_of_path(settings, root, state_dir, working_tree=working_tree),)
+    open_in = {key.source for key, _ in store.open_runs()}
+    for said in settings.sources:
+        forget_other_folders(said, state_dir, runs_open=said.name in open_in)
+    return sources_of_settings(settings, state_dir)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +283,22 @@ class Running:
 
     daemon: Daemon
     meter: ProcessMetrics
+    branches: Sequence[StatusBranch] = ()
+
+    def start(self, *, once: bool = False) -> None:
+        for branch in self.branches:
+            branch.start()
+        self.daemon.start(once=once)
+
+    def stop(self, patience: float) -> None:
+        """The daemon first: what it says last is shown, too."""
+        self.daemon.stop(patience)
+        for branch in self.branches:
+            branch.close(patience)
 
 
-def build_daemon(settings: Settings, root: Path | None, store: SqlStore, config: Path | None) -> Running:
-    """The daemon on one directory, ready to start; on none: it only sees what runs to its end."""
+def build_daemon(settings: Settings, built: Sequence[BuiltSource], store: SqlStore, config: Path | None) -> Running:
+    """The daemon on these sources, ready to start; on none: it only sees what runs to its end."""
     from reconciler.adapters.metrics import ProcessMetrics
     from reconciler.adapters.statusfile import StatusFiles
     from reconciler.core.planning import Limits
@@ -245,13 +312,17 @@ def build_daemon(settings: Settings, root: Path | None, store: SqlStore, config:
     clock = SystemClock()
     state_dir = settings.state_dir.resolve()
     files = StatusFiles(state_dir)
-    sinks = (files,)
-    meter = ProcessMetrics()
+    meter = ProcessMetrics(
+        [each.source.name for each in built],
+        [each.source.name for each in built if each.said is not None and each.said.status is not None],
+    )
+    branches = tuple(_status_branches(built, state_dir, meter))
+    sinks: tuple[Sink, ...] = (files, *branches)
     limits = Limits(settings.max_running)
     keepers = {}
-    if root is not None:
-        catalogue = Catalogue(SOURCE, settings.manifests, settings.max_limit)
-        keepers[SOURCE] = SourceKeeper(build_source(settings, root), catalogue, store, sinks, clock)
+    for each in built:
+        catalogue = Catalogue(each.source.name, settings.manifests, settings.max_limit)
+        keepers[each.source.name] = SourceKeeper(each.source, catalogue, store, sinks, clock, interval=each.interval)
     daemon: Daemon | None = None
 
     def ended(_: SliceId) -> None:
@@ -266,7 +337,7 @@ def build_daemon(settings: Settings, root: Path | None, store: SqlStore, config:
     reconciler = Reconciler(
         store,
         executor,
-        Resolver(build_inventory(settings), limits, in_step),
+        Resolver(InventoriesOfSources(settings), limits, in_step),
         sinks,
         known.get,
         clock,
@@ -286,7 +357,27 @@ def build_daemon(settings: Settings, root: Path | None, store: SqlStore, config:
     )
     meter.queue = daemon.queue.facts
     meter.status_write_errors = lambda: files.write_errors
-    return Running(daemon, meter)
+    return Running(daemon, meter, branches)
+
+
+def _status_branches(built: Sequence[BuiltSource], state_dir: Path, meter: ProcessMetrics) -> Iterator[StatusBranch]:
+    """What shows the status of those sources in git that want it."""
+    from reconciler.adapters.git.publisher import StatusBranch
+
+    for each in built:
+        if each.said is not None and each.said.status is not None:
+            name, scratch = each.source.name, state_dir / "git" / each.source.name
+            access = access_of(each.said)
+            yield StatusBranch(
+                build_git(each.said, scratch),
+                name,
+                state_dir / "status" / name,
+                scratch / "status.git",
+                str(Path(access.address.text).expanduser().resolve()) if access.address.local else access.address.text,
+                each.said.status.branch,
+                each.said.status.interval,
+                partial(meter.status_pushed, name),
+            )
 
 
 def _worker_command(state_dir: Path, config: Path | None) -> Callable[[SliceId, int], Sequence[str]]:
@@ -315,9 +406,9 @@ class Web:
         self.metrics.stop()
 
 
-def build_web_server(settings: Settings, running: Running, store: SqlStore) -> Web:
+def build_web_server(settings: Settings, running: Running, store: SqlStore, built: Sequence[BuiltSource]) -> Web:
     from reconciler.adapters.metrics import MetricsPage, StoreCollector
-    from reconciler.web import Health, WebServer, build_web
+    from reconciler.web import Health, Hook, WebServer, build_web
 
     page = MetricsPage(running.meter, StoreCollector(store, settings.max_running), SystemClock())
 
@@ -328,4 +419,6 @@ def build_web_server(settings: Settings, running: Running, store: SqlStore) -> W
             return Health((str(error),))
         return Health(tuple(running.daemon.problems()))
 
-    return Web(WebServer(build_web(page.page, health), settings.http.listen), page)
+    secrets = {each.source.name: each.hook_secret for each in built if each.hook_secret is not None}
+    hooks = {name: Hook(secret, partial(running.daemon.poke, name)) for name, secret in secrets.items()}
+    return Web(WebServer(build_web(page.page, health, hooks), settings.http.listen), page)

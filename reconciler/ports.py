@@ -18,6 +18,7 @@ from reconciler.core.facts import (
     Cause,
     CauseKind,
     Child,
+    Commit,
     HostOutcome,
     JobKey,
     ManifestRecord,
@@ -52,7 +53,7 @@ class Snapshot(Protocol):
     """A source at one revision.
 
     `files` maps each path (relative, `/` between parts) to a digest of its content; equal digests are equal content.
-    `root` is where the files can be read now. Only a snapshot from `Source.keep` never changes under its reader.
+    `root` is where the files can be read now; to ask for it may make a copy, and raise what `Source.keep` raises. Only a snapshot from `Source.keep` never changes under its reader.
     """
 
     @property
@@ -63,6 +64,14 @@ class Snapshot(Protocol):
     def root(self) -> Path: ...
     @property
     def files(self) -> Mapping[str, str]: ...
+    @property
+    def commit(self) -> Commit | None:
+        """Who made this revision; None if it is no commit."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how this revision was come by: that history was rewritten, that a submodule is
+        left out."""
 
     def read(self, path: str) -> bytes:
         """The content of one of `files`. Raises Unavailable (SourceMoved) if it is no longer that content, and
@@ -94,6 +103,9 @@ class Source(Protocol):
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
         """Call `changed` soon after anything changes, until `stop` is set; several changes may be one call. Returns
         when stopped; it is no harm to miss one, for the engine also syncs periodically."""
+
+    def close(self) -> None:
+        """End what goes on for it: a `sync` or `keep` in progress raises Unavailable soon, and so does any later one."""
 
 
 # == Hosts ===========================================================================================================
@@ -260,6 +272,8 @@ class NewRun:
     spec: BatchJobSpec
     inventory: str
     hosts: tuple[Host, ...]
+    commit: Commit | None = None
+    """Who made the revision; None if it is no commit."""
 
 
 @dataclass(frozen=True, slots=True)

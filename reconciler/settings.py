@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,6 +24,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_serializer,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -35,6 +38,7 @@ from pydantic_settings import (
 from reconciler.core.errors import Refused
 from reconciler.core.manifest import format_duration, parse_duration
 from reconciler.core.reasons import Reason
+from reconciler.core.repository import check_ref, check_subpath, parse_address
 
 CONFIG_FILES = (Path("reconciler.toml"), Path("/etc/reconciler/reconciler.toml"))
 """The first that exists is read, unless --config names one."""
@@ -47,6 +51,22 @@ def _duration(value: object) -> object:
 Duration = Annotated[
     timedelta, BeforeValidator(_duration), PlainSerializer(format_duration, return_type=str, when_used="json")
 ]
+
+
+def _dns_label(name: str) -> str:
+    if len(name) > 63 or not re.fullmatch(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?", name):
+        raise ValueError(f"{name!r} is no DNS label: up to 63 of a-z, 0-9 and '-', beginning and ending without '-'")
+    return name
+
+
+def _address(url: str) -> str:
+    return parse_address(url).text
+
+
+SourceName = Annotated[str, AfterValidator(_dns_label)]
+Url = Annotated[str, AfterValidator(_address)]
+Branch = Annotated[str, AfterValidator(check_ref)]
+Subpath = Annotated[str, AfterValidator(check_subpath)]
 
 
 class _Section(BaseModel):
@@ -82,8 +102,72 @@ class InventorySettings(_Section):
 class HttpSettings(_Section):
     """The daemon's own port."""
 
-    enabled: bool = Field(True, description="Serve /metrics, /healthz and /readyz.")
+    enabled: bool = Field(True, description="Serve /metrics, /healthz, /readyz and the webhooks of git sources.")
     listen: str = Field("127.0.0.1:8440", description="HOST:PORT to listen on.")
+
+
+class StatusBranchSettings(_Section):
+    """Where the status of a git source is shown in git."""
+
+    branch: Branch = Field("reconciler-status", description="The branch that the status files are committed to.")
+    interval: Duration = Field(timedelta(seconds=10), description="How often it is pushed at most.")
+
+
+class GitSourceSettings(_Section):
+    """A git repository with manifests."""
+
+    name: SourceName = Field(description="What it is called: a DNS label.")
+    url: Url = Field(
+        description="https, ssh or file URL, `user@host:path`, or the path of a repository on this machine."
+    )
+    branch: Branch | None = Field(None, description="The branch that is followed. Default: that of its HEAD.")
+    tag: Branch | None = Field(None, description="The tag that is followed, instead of a branch.")
+    path: Subpath = Field("", description="The folder of the repository that is the root of the source.")
+    interval: Duration = Field(timedelta(seconds=30), description="How often a remote is asked for news.")
+    timeout: Duration = Field(
+        timedelta(seconds=60), description="How long git may take; ten times that for the first clone."
+    )
+    ssh_key_file: Path | None = Field(None, description="ssh key to read it with.")
+    known_hosts_file: Path | None = Field(None, description="known_hosts with the server's key, instead of the user's.")
+    token_file: Path | None = Field(None, description="File with the token or password for https.")
+    username: str = Field("git", description="User that goes with the token.")
+    verify: Literal["none", "ssh", "gpg"] = Field(
+        "none", description="Whether its newest commit must be signed by somebody listed; else nothing of it runs."
+    )
+    allowed_signers_file: Path | None = Field(
+        None, description="Who may sign, as `man ssh-keygen` has ALLOWED SIGNERS."
+    )
+    keyring_file: Path | None = Field(
+        None, description="Public keys of those who may sign, as `gpg --export` writes them."
+    )
+    webhook_secret_file: Path | None = Field(
+        None, description="File with the secret of POST /hooks/git/NAME. None: there is no such hook."
+    )
+    status: StatusBranchSettings | None = Field(None, description="Commit its status files to a branch.")
+    ansible: AnsibleSettings | None = Field(None, description="How Ansible is started for it, instead of [ansible].")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.branch is not None and self.tag is not None:
+            raise ValueError("branch and tag are both given: which is to be followed?")
+        if self.verify == "ssh" and self.allowed_signers_file is None:
+            raise ValueError("verify is ssh, so allowed_signers_file has to name who may sign")
+        if self.verify == "gpg" and self.keyring_file is None:
+            raise ValueError("verify is gpg, so keyring_file has to name the keys of those who may sign")
+        if self.status is not None and self.tag is None and self.status.branch == self.branch:
+            raise ValueError("status.branch is the branch that is followed: the status would be read as manifests")
+        return self
+
+
+class GitSettings(_Section):
+    """What holds for every git source."""
+
+    protocols: tuple[Literal["https", "http", "ssh", "git", "file"], ...] = Field(
+        ("https", "ssh", "file"),
+        description="Protocols that a source may use; a path on this machine counts as file.",
+    )
+    max_files: int = Field(200_000, ge=1, description="Largest number of files in a commit.")
+    max_bytes: int = Field(4 << 30, ge=1, description="Largest size of a checkout, in bytes.")
 
 
 class SourceSettings(_Section):
@@ -121,6 +205,21 @@ class Settings(BaseSettings):
     inventory: InventorySettings = Field(InventorySettings(), description="Where hosts come from.")
     http: HttpSettings = Field(HttpSettings(), description="The daemon's own port.")
     source: SourceSettings = Field(SourceSettings(), description="Bounds of a directory as source.")
+    git: GitSettings = Field(GitSettings(), description="What holds for every git source.")
+    sources: tuple[GitSourceSettings, ...] = Field(
+        (), description="Git repositories with manifests, one [[sources]] each."
+    )
+
+    @model_validator(mode="after")
+    def _sources_apart(self) -> Self:
+        names = [source.name for source in self.sources]
+        for source in self.sources:
+            if names.count(source.name) > 1:
+                raise ValueError(f"sources: the name {source.name} is given twice")
+            protocol = parse_address(source.url).protocol or "file"
+            if protocol not in self.git.protocols:
+                raise ValueError(f"sources: {source.name} uses {protocol}, which git.protocols does not allow")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -19,7 +19,7 @@ from reconciler.adapters.metrics import CATALOGUE
 from reconciler.core.manifest import format_duration, manifest_schema
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, SourceStatus
-from reconciler.settings import Settings, is_secret
+from reconciler.settings import AnsibleSettings, Settings, is_secret
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -187,12 +187,18 @@ class Setting:
     description: str
 
 
-def settings_of(model: type[BaseModel], prefix: str) -> tuple[Setting, ...]:
-    """The settings of one section; those of sections inside it are left out."""
+def settings_of(model: type[BaseModel], prefix: str | None) -> tuple[Setting, ...]:
+    """The settings of one section; those of sections inside it are left out. `prefix` None: they have no variables, as
+    those of a list of sections have none."""
     return tuple(
-        Setting(name, _variables((prefix + name).upper(), field), _toml(field.default), _meaning(field))
+        Setting(
+            name,
+            _variables((prefix + name).upper(), field) if prefix is not None else (),
+            "required" if field.is_required() else _toml(field.default),
+            _meaning(field),
+        )
         for name, field in model.model_fields.items()
-        if _section(field) is None
+        if _section(field) is None and _listed(field) is None
     )
 
 
@@ -205,12 +211,32 @@ def settings_page() -> str:
         if (section := _section(field)) is not None:
             parts += [f"\n## [{name}]\n\n{field.description}\n"]
             parts += _table(settings_of(section, f"{prefix}{name}{delimiter}"))
+        elif (each := _listed(field)) is not None:
+            parts += [
+                f"\n## [[{name}]]\n\n{field.description} In the environment, `{(prefix + name).upper()}` is the whole"
+            ]
+            parts += [" list as JSON.\n", *_table(settings_of(each, None))]
+            for inner, inside in each.model_fields.items():
+                if (part := _optional(inside)) is not None and part is not AnsibleSettings:
+                    parts += [f"\n### {name}.{inner}\n\n{inside.description}\n", *_table(settings_of(part, None))]
     return "".join(parts)
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _listed(field: FieldInfo) -> type[BaseModel] | None:
+    """The section of which a setting is a list."""
+    kind = next(iter(get_args(field.annotation)), None) if get_origin(field.annotation) is tuple else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _optional(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that a setting may have."""
+    kinds = (kind for kind in get_args(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return next(kinds, None)
 
 
 def _variables(variable: str, field: FieldInfo) -> tuple[str, ...]:
@@ -237,9 +263,10 @@ def _toml(value: Any) -> str:
 
 
 def _table(settings: tuple[Setting, ...]) -> Iterator[str]:
-    yield "\n| setting | default | environment | meaning |\n| --- | --- | --- | --- |\n"
+    with_variables = any(each.variables for each in settings)
+    titles = ("setting", "default", *(("environment",) if with_variables else ()), "meaning")
+    yield f"\n| {' | '.join(titles)} |\n|{' --- |' * len(titles)}\n"
     for each in settings:
-        default = f"`{each.default}`" if each.default else "unset"
-        meaning = _cell(each.description)
-        variables = " or ".join(f"`{variable}`" for variable in each.variables)
-        yield f"| `{each.name}` | {default} | {variables} | {meaning} |\n"
+        default = each.default if each.default in ("", "required") else f"`{each.default}`"
+        variables = [" or ".join(f"`{variable}`" for variable in each.variables)] if with_variables else []
+        yield f"| {' | '.join((f'`{each.name}`', default or 'unset', *variables, _cell(each.description)))} |\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from reconciler.adapters.ansible import AnsibleRunner
 from reconciler.adapters.clock import SystemClock
-from reconciler.adapters.directory import snapshot_tree
 from reconciler.adapters.local import SliceFolder
 from reconciler.adapters.processes import MARK
+from reconciler.adapters.snapshots import snapshot_tree
 from reconciler.adapters.store import SqlStore
 from reconciler.app import ansible_options
 from reconciler.core.errors import Unavailable
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         process = SliceProcess(
             store,
-            AnsibleRunner(ansible_options(settings)),
+            lambda source: AnsibleRunner(ansible_options(settings, source)),
             held,
             clock,
             project,

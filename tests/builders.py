@@ -10,6 +10,7 @@ from reconciler.core.facts import (
     Cause,
     CauseKind,
     ChildStatus,
+    Commit,
     HostOutcome,
     JobKey,
     ManifestRecord,
@@ -33,6 +34,13 @@ NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 JOB = JobKey("default", "patch-web")
 OTHER_JOB = JobKey("default", "patch-db")
 REVISION = Revision("dir@sha256:" + "a" * 64)
+COMMIT = Commit(
+    id="1a2b3c4d5e6f" + "7" * 28,
+    author="Ada Lovelace <ada@example.org>",
+    date=datetime(2026, 11, 22, 10, 2, tzinfo=UTC),
+    subject="Restart nginx after its configuration changed",
+)
+COMMIT_REVISION = Revision(f"main@sha1:{COMMIT.id}")
 PLAYBOOK_DIGEST = "p" * 64
 GOOD_MANIFEST = """\
 apiVersion: reconciler/v1
@@ -121,6 +129,7 @@ def make_new_run(
     revision: Revision = REVISION,
     playbook_digest: str = PLAYBOOK_DIGEST,
     inventory: str = "inventory/hosts.yml",
+    commit: Commit | None = None,
 ) -> NewRun:
     """By default it handles its own cause only, and its id is made of job and cause."""
     spec = spec or make_spec()
@@ -137,6 +146,7 @@ def make_new_run(
         spec=spec,
         inventory=inventory,
         hosts=tuple(selection),
+        commit=commit,
     )
 
 

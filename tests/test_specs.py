@@ -20,7 +20,7 @@ from reconciler.adapters.statusfile import render
 from reconciler.core.manifest import BatchJobSpec, History, Metadata, Selector, Tasks, Timeouts
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType
-from reconciler.settings import Settings, load_settings
+from reconciler.settings import GitSourceSettings, Settings, StatusBranchSettings, load_settings
 from tests.adapters.test_statusfile import job_status, source_status
 
 PUBLISHED = Path(__file__).parents[1] / "specs"
@@ -159,8 +159,16 @@ def test_every_setting_is_on_the_page() -> None:
     for prefix, model in sections():
         for name, field in model.model_fields.items():
             if field.annotation not in models:
-                assert f"| `{name}` | " in page
+                assert f"| `{name}` | " in page or f"## [[{name}]]" in page
                 assert f"`{prefix}{name.upper()}`" in page
+
+
+@pytest.mark.parametrize("model", [GitSourceSettings, StatusBranchSettings])
+def test_what_a_source_may_say_is_on_the_page(model: type[BaseModel]) -> None:
+    page = (PUBLISHED.parent / specs.DOCS / "settings.md").read_text(encoding="utf-8")
+    for name, field in model.model_fields.items():
+        assert f"| `{name}` | " in page
+        assert (field.description or "").endswith("."), f"{name}: a sentence ends with a full stop"
 
 
 def test_the_variables_on_the_page_are_the_ones_that_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ What is in it: every regular file below the root, but for `.git`, the folders of
 `.reconcilerignore` names. Symbolic links that stay inside are followed. One that leaves is listed, so that whoever needs
 it is told, and never followed. Names that are not UTF-8 are not in it, for no manifest or playbook could name them.
 
-A run works on a copy (`keep`), below `<snapshots>/<digest>`: `tree/` has the files, `files.json` their digests.
+A run works on a copy (`keep`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,9 @@ import contextlib
 import errno
 import hashlib
 import io
-import json
 import os
 import posixpath
-import re
-import shutil
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,17 +25,12 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Event as Flag
 
+from reconciler.adapters.snapshots import OUTSIDE, UNREADABLE, Copies, remove, why_not
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import Revision
 from reconciler.core.ignore import IGNORE_FILE, IgnoreRules
 from reconciler.core.reasons import Reason
 from reconciler.ports import Clock
-
-UNREADABLE = "unreadable"
-"""In place of the digest of a file that this process may not read."""
-
-OUTSIDE = "outside"
-"""In place of the digest of a symbolic link that leaves the source."""
 
 SETTLING = 0.2
 """Seconds that a file must be gone before it counts as removed: many editors save by renaming the old file away."""
@@ -54,10 +45,6 @@ change within the step of the one before shows in no time, and half of each woul
 RACY = timedelta(seconds=2)
 """A file changed this shortly before it was read may change again without its times showing it (they can be coarse)."""
 
-JUST_KEPT = 600.0
-"""Seconds for which `release` leaves a copy alone, as its run may not be written down yet."""
-
-_REVISION = re.compile(r"dir@sha256:(?P<digest>[0-9a-f]{64})")
 _Stamp = tuple[int, int, int, int, int, int]
 
 
@@ -69,6 +56,8 @@ class DirectorySnapshot:
     revision: Revision
     root: Path
     files: Mapping[str, str]
+    commit: None = None
+    notes: tuple[str, ...] = ()
 
     def read(self, path: str) -> bytes:
         """The content of one of `files`. Raises Unavailable (SourceMoved) and Refused (PathMissing, PathOutsideSource,
@@ -76,7 +65,7 @@ class DirectorySnapshot:
         name = posixpath.normpath(path)
         digest = self.files.get(name)
         if digest is None or digest == OUTSIDE:
-            raise self._why_not(path, name)
+            raise why_not(path, self.files, self.root)
         if digest == UNREADABLE:
             raise Refused(
                 Reason.PATH_UNREADABLE,
@@ -91,20 +80,6 @@ class DirectorySnapshot:
         if hashlib.sha256(content).hexdigest() != digest:
             raise _moved(name)
         return content
-
-    def _why_not(self, path: str, name: str) -> Refused:
-        parts = name.split("/")
-        for above in ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1)):
-            if self.files.get(above) == OUTSIDE:
-                return _leaves(path, "by a symbolic link" if above == name else f"by the symbolic link {above}")
-        outside = posixpath.isabs(name) or name == ".." or name.startswith("../") or "\0" in name
-        if outside or not Path(os.path.realpath(self.root / name)).is_relative_to(os.path.realpath(self.root)):
-            return _leaves(path)
-        if (self.root / name).is_dir():
-            return Refused(Reason.PATH_MISSING, f"{path} is a folder, not a file")
-        return Refused(
-            Reason.PATH_MISSING, f"the source has no file {path}", "paths are relative to the root of the source"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +139,8 @@ class DirectorySource:
     ) -> None:
         self._name = name
         self._root = root.absolute()
-        self._snapshots = snapshots_dir.absolute()
-        self._ours = (state_dir.absolute(), self._snapshots)
+        self._copies = Copies(snapshots_dir, clock)
+        self._ours = (state_dir.absolute(), self._copies.folder)
         self._max_files = max_files
         self._max_bytes = max_bytes
         self._clock = clock
@@ -174,7 +149,6 @@ class DirectorySource:
         self._rules = IgnoreRules()
         self._ours_inside: frozenset[str] = frozenset()
         self._last: DirectorySnapshot | None = None
-        self._kept_at: dict[Revision, float] = {}
 
     @property
     def name(self) -> str:
@@ -276,7 +250,7 @@ class DirectorySource:
                 copy = self._copy(snapshot, listing)
             else:
                 self._mend(copy)
-            self._kept_at[revision] = self._clock.monotonic()
+            self._copies.asked_for(revision)
             return copy
 
     def _mend(self, copy: DirectorySnapshot) -> None:
@@ -287,40 +261,20 @@ class DirectorySource:
             return
         for path, file in listing.files.items() if snapshot.revision == copy.revision else ():
             if snapshot.files[path] != UNREADABLE and not _unchanged(file, copy.root / path):
-                _remove(copy.root / path)
+                remove(copy.root / path)
                 _copy_file(listing.root, copy.root, path, snapshot.files[path])
 
     def kept(self, revision: Revision) -> DirectorySnapshot | None:
-        folder = self._folder(revision)
-        if folder is None:
-            return None
-        try:
-            files = json.loads((folder / "files.json").read_bytes())
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or one cut short by a loss of power
-            return None
-        return DirectorySnapshot(self._name, revision, folder / "tree", files)
+        copy = self._copies.find(revision)
+        return None if copy is None else DirectorySnapshot(self._name, revision, copy.root, copy.files)
 
     def release(self, in_use: Iterable[Revision]) -> None:
         """Remove every other copy, but for those made or asked for in the last minutes, and what crashes left."""
-        now = self._clock.monotonic()
         with self._lock:
-            self._kept_at = {rev: at for rev, at in self._kept_at.items() if now - at < JUST_KEPT}
-            needed = {folder.name for rev in (*in_use, *self._kept_at) if (folder := self._folder(rev)) is not None}
-            if not self._snapshots.is_dir():
-                return
-            for folder in list(self._snapshots.iterdir()):
-                being_made = ".tmp-" in folder.name and self._age(folder) < JUST_KEPT
-                if folder.name not in needed and not being_made:
-                    _remove(folder)
+            self._copies.release(in_use)
 
-    def _folder(self, revision: Revision) -> Path | None:
-        return _folder_of(self._snapshots, revision)
-
-    def _age(self, folder: Path) -> float:
-        try:
-            return self._clock.now().timestamp() - folder.stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
+    def close(self) -> None:
+        """Nothing goes on here that could last."""
 
     def _check_size(self, listing: _Listing) -> None:
         size = sum(file.size for file in listing.files.values())
@@ -328,37 +282,16 @@ class DirectorySource:
             raise _too_large(f"{self._max_bytes:,} bytes", f"; it has {size:,}")
 
     def _copy(self, snapshot: DirectorySnapshot, listing: _Listing) -> DirectorySnapshot:
-        folder = self._folder(snapshot.revision)
-        assert folder is not None  # the revision is ours
-        try:
-            self._snapshots.mkdir(mode=0o700, parents=True, exist_ok=True)
-            being_made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=self._snapshots))
-        except OSError as error:
-            raise _not_written(self._snapshots, error) from error
-        try:
-            tree = being_made / "tree"
-            tree.mkdir()
+        def fill(tree: Path) -> None:
             for path in listing.files:
                 if snapshot.files[path] != UNREADABLE:
                     _copy_file(listing.root, tree, path, snapshot.files[path])
             for path, target in listing.links.items():
                 (tree / path).parent.mkdir(parents=True, exist_ok=True)
                 (tree / path).symlink_to(os.path.relpath(target, posixpath.dirname(path) or "."))
-            (being_made / "files.json").write_text(json.dumps(snapshot.files))
-            self._put_in_place(being_made, folder, snapshot.revision)
-        except OSError as error:
-            raise _not_written(being_made, error) from error
-        finally:
-            _remove(being_made)
-        return DirectorySnapshot(self._name, snapshot.revision, folder / "tree", snapshot.files)
 
-    def _put_in_place(self, copy: Path, folder: Path, revision: Revision) -> None:
-        try:
-            copy.rename(folder)
-        except OSError:
-            if self.kept(revision) is None:  # else another process made the same copy first
-                _remove(folder)
-                copy.rename(folder)
+        copy = self._copies.make(snapshot.revision, snapshot.files, None, fill)
+        return DirectorySnapshot(self._name, snapshot.revision, copy.root, copy.files)
 
     # -- watching ----------------------------------------------------------------------------------------------------
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
@@ -559,19 +492,6 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _remove(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _leaves(path: str, by: str = "") -> Refused:
-    text = f"{path} leaves the source {by}".rstrip()
-    return Refused(Reason.PATH_OUTSIDE_SOURCE, text, "only what is in the source can be used")
-
-
 def _moved(path: str) -> Unavailable:
     return Unavailable(Reason.SOURCE_MOVED, f"{path} changed while the source was read")
 
@@ -579,22 +499,3 @@ def _moved(path: str) -> Unavailable:
 def _too_large(bound: str, found: str = "") -> Refused:
     text = f"the source has more than the {bound} that a run may copy{found}"
     return Refused(Reason.SOURCE_TOO_LARGE, text, f"use git, or name what is not needed in {IGNORE_FILE}")
-
-
-def _not_written(folder: Path, error: OSError) -> Unavailable:
-    return Unavailable(
-        Reason.SOURCE_UNAVAILABLE,
-        f"the copy for a run can't be written to {folder}: {error.strerror}",
-        "see `df` and its owner",
-    )
-
-
-def snapshot_tree(snapshots_dir: Path, revision: Revision) -> Path | None:
-    """Where the files of a copy lie that `keep` made, for a process that has only to run them."""
-    folder = _folder_of(snapshots_dir, revision)
-    return None if folder is None or not folder.is_dir() else folder / "tree"
-
-
-def _folder_of(snapshots_dir: Path, revision: Revision) -> Path | None:
-    found = _REVISION.fullmatch(revision)
-    return snapshots_dir / found["digest"] if found else None

@@ -42,6 +42,7 @@ RUN_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.
 """Upper bounds, in seconds, of the histograms that the store keeps."""
 
 LOOK_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
+SYNC_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0)
 """Upper bounds, in seconds, of the histograms of this process's own work."""
 
 
@@ -200,7 +201,14 @@ OF_PROCESS: tuple[Metric, ...] = (
     ),
     _metric("reconcile_duration_seconds", "histogram", "How long one look at a job took.", buckets=LOOK_BUCKETS),
     _metric("source_sync_total", "counter", "Readings of a source by what came of them.", "source", "result"),
-    _metric("source_sync_duration_seconds", "histogram", "How long one reading took.", buckets=LOOK_BUCKETS),
+    _metric("source_sync_duration_seconds", "histogram", "How long one reading took.", buckets=SYNC_BUCKETS),
+    _metric(
+        "source_status_pushes_total",
+        "counter",
+        "Pushes to the branch that shows a source's status.",
+        "source",
+        "result",
+    ),
     _metric("status_write_errors_total", "counter", "Status files that could not be written or removed."),
     _metric("leader", "gauge", "1 while this process is the one that decides."),
     _metric("queue_longest_running_seconds", "gauge", "How long the longest look that goes on now has taken."),
@@ -329,9 +337,11 @@ class QueueReading(Protocol):
 
 
 class ProcessMetrics(Collector):
-    """Counts what this process does (a Meter), and reads the rest where it is kept."""
+    """Counts what this process does (a Meter), and reads the rest where it is kept. `sources` are the names of those
+    that it reads, `shown` of those whose status is pushed: their series are there before the first reading, so that an
+    alert on `error` sees it go up."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: Iterable[str] = (), shown: Iterable[str] = ()) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here
         self.queue: Callable[[], QueueReading] | None = None
         self.status_write_errors: Callable[[], int] | None = None
@@ -340,6 +350,11 @@ class ProcessMetrics(Collector):
         self._wait_seconds = _live_histogram("queue_wait_seconds")
         self._syncs = _counter("source_sync_total")
         self._sync_seconds = _live_histogram("source_sync_duration_seconds")
+        self._pushes = _counter("source_status_pushes_total")
+        for counter, names in ((self._syncs, sources), (self._pushes, shown)):
+            for source in names:
+                for result in ("success", "error"):
+                    counter.labels(source, result)
 
     # -- as a Meter
     def looked(self, result: str, seconds: float) -> None:
@@ -353,6 +368,10 @@ class ProcessMetrics(Collector):
         self._syncs.labels(source, result).inc()
         self._sync_seconds.observe(seconds)
 
+    # -- of what shows a status in git
+    def status_pushed(self, source: str, result: str) -> None:
+        self._pushes.labels(source, result).inc()
+
     # -- as a Collector
     def collect(self) -> Iterable[Family]:
         yield _reading("build_info", 1, __version__)
@@ -365,8 +384,9 @@ class ProcessMetrics(Collector):
             yield _reading("queue_longest_running_seconds", queue.longest_running)
         if self.status_write_errors is not None:
             yield _reading("status_write_errors_total", self.status_write_errors())
-        for counted in (self._looks, self._look_seconds, self._wait_seconds, self._syncs, self._sync_seconds):
-            yield from counted.collect()
+        counted = (self._looks, self._look_seconds, self._wait_seconds, self._syncs, self._sync_seconds, self._pushes)
+        for each in counted:
+            yield from each.collect()
 
 
 def _of_process(name: str) -> Metric:

@@ -60,13 +60,13 @@ def trigger(
         if body.phase in (Phase.INVALID, Phase.REMOVED):
             complain(f"{name} has no valid manifest", f"see: reconciler status {name}")
             raise typer.Exit(USAGE)
-        _ask(store, RequestKind.TRIGGER, key_of(name), None, reason)
+        _ask(store, RequestKind.TRIGGER, key_of(store, name), None, reason)
         then = f"see: reconciler status {name}"
         if not parts.daemon_runs(settings):
             then = "no daemon runs here; it is done by the next: reconciler run"
         if body.suspended:
             then = f"it is suspended, and runs once its manifest says so no more; {then}"
-        elif (current := store.observe(key_of(name)).run) is not None and current.open:
+        elif (current := store.observe(key_of(store, name)).run) is not None and current.open:
             then = f"it begins when the run in progress has ended; {then}"
         show.out.print(f"{name}: a run is asked for; {then}", markup=False)
 
@@ -87,11 +87,11 @@ def cancel(
         names = [f"{job.metadata.source}/{job.metadata.name}" for job in store.statuses()] if name is None else [name]
         asked: dict[JobKey, str] = {}
         for each in names:
-            observed = store.observe(key_of(each))
+            observed = store.observe(key_of(store, each))
             current = observed.run
             if current is not None and current.open:
-                _ask(store, RequestKind.CANCEL, key_of(each), current.job_id, reason)
-                asked[key_of(each)] = current.job_id
+                _ask(store, RequestKind.CANCEL, key_of(store, each), current.job_id, reason)
+                asked[key_of(store, each)] = current.job_id
                 show.out.print(f"{each}: {current.job_id} is asked to end", markup=False)
                 if waiting := [cause.message for cause in observed.causes]:
                     show.out.print(f"  another run begins after it: {'; '.join(waiting)}", markup=False)
@@ -110,7 +110,7 @@ def _see_to_the_end(settings: Settings, store: SqlStore, config: Path | None, ke
     log_to_stderr(settings, quiet=True)
     try:
         with parts.only_daemon(settings):
-            daemon = parts.build_daemon(settings, None, store, config).daemon
+            daemon = parts.build_daemon(settings, (), store, config).daemon
             daemon.drain()
             daemon.start(once=True)
             for key in keys:
@@ -154,10 +154,11 @@ def wait(
         raise typer.Exit(USAGE) from error
     with opened(config, state_dir) as (store, _):
         deadline = time.monotonic() + patience
+        key = key_of(store, name)
         while True:
-            job = status_of(store, name)
+            job = status_of(store, str(key))
             found, seen = job.status.phase, revision is None or _is_at(job, revision)
-            if seen and (found is phase or (found in ENDED and _has_ended(store, key_of(name), job))):
+            if seen and (found is phase or (found in ENDED and _has_ended(store, key, job))):
                 show.out.print(f"{name}: {found}", markup=False)
                 raise typer.Exit(0 if found is (phase or Phase.SUCCEEDED) else FAILED)
             if time.monotonic() > deadline:

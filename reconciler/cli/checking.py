@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,20 +11,25 @@ import typer
 import yaml
 
 from reconciler import app as parts
-from reconciler.adapters.store import SqlStore
 from reconciler.cli import show
+from reconciler.cli.committing import commit_only, repository_of
+from reconciler.cli.markdown import markdown
 from reconciler.cli.options import (
     CHANGES,
     FAILED,
     USAGE,
     Config,
-    Output,
+    MaybeRoot,
     Root,
     StateDir,
+    WorkingTree,
     complain,
-    key_of,
+    is_named,
+    root_of,
     said,
+    warn_of_uncommitted,
 )
+from reconciler.cli.previews import Outlook, draw, outlook_of_change, outlook_of_plan
 from reconciler.core.errors import Refused
 from reconciler.core.reading import Rejected, parse_manifests
 from reconciler.core.reasons import Reason
@@ -37,42 +44,74 @@ def add_to(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
+class PlanFormat(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    MARKDOWN = "markdown"
+
+
 def plan(
-    path: Root = Path(),
+    path: MaybeRoot = None,
     name: Annotated[str | None, typer.Argument(help="Only this batch.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="What merging the commit that is checked out into this revision would run."),
+    ] = None,
+    working_tree: WorkingTree = False,
     detailed: Annotated[bool, typer.Option("--detailed-exitcode", help="Exit 3 if something would run.")] = False,
-    output: Output = show.Format.TABLE,
+    output: Annotated[
+        PlanFormat, typer.Option("-o", "--output", help="table, json, yaml or markdown.")
+    ] = PlanFormat.TABLE,
     config: Config = None,
     state_dir: StateDir = None,
 ) -> None:
     """What would run: which hosts, in which waves, and why. Nothing is started or written down."""
     with said():
         settings = load_settings(config, state_dir=state_dir)
-        if not path.is_dir():
-            raise Refused(Reason.PATH_MISSING, f"there is no directory {path}", "name the one with the manifests")
-        store = _store_if_there(settings)
-        if store is None:
-            show.err.print("no database there: it is assumed that nothing has run yet")
-        previews, rejected = parts.build_preview(settings, path, store)
-        chosen = [found for found in previews if name is None or found.desired.record.key == key_of(name)]
-        if output is show.Format.TABLE:
-            for found in chosen:
-                show.preview(found.desired, found.causes, found.plan)
+        if against is None:
+            found = _as_it_is(settings, path, name, working_tree=working_tree)
+        elif working_tree:
+            complain("--against compares commits, and --working-tree is about files", "give one of them")
+            raise typer.Exit(USAGE)
         else:
-            show.data([show.preview_data(found.desired, found.causes, found.plan) for found in chosen], output)
-        for entry in rejected:
+            found = _merged(settings, path or Path(), name, against)
+        if output is PlanFormat.TABLE:
+            if found.about:
+                show.err.print(found.about, markup=False)
+            draw(found)
+        elif output is PlanFormat.MARKDOWN:
+            show.out.print(markdown(found), end="", markup=False)
+        else:
+            show.data(found.data, show.Format(output))
+        for entry in found.rejected:
             first = entry.first
             show.problem(first.path, first.line, first.column, first.message, first.hint)
-        if name is not None and not chosen:
-            complain(f"there is no valid batch {name} in {path}")
-        if rejected or (name is not None and not chosen):
+        unknown = name is not None and found.empty
+        where = "here" if path is None else f"in {path}"
+        if unknown:
+            complain(f"there is no valid batch {name} {where}")
+        elif found.empty and not found.rejected:
+            show.err.print(f"there is no manifest {where}: is it the root of a source?", markup=False)
+        if found.rejected or unknown:
             raise typer.Exit(USAGE)
-        if detailed and any(found.plan.actions for found in chosen):
+        if detailed and found.runs:
             raise typer.Exit(CHANGES)
 
 
-def _store_if_there(settings: Settings) -> SqlStore | None:
-    return parts.open_store(settings) if parts.has_store(settings) else None
+def _as_it_is(settings: Settings, path: Path | None, name: str | None, *, working_tree: bool) -> Outlook:
+    root = root_of(settings, path)
+    if root is not None:
+        warn_of_uncommitted(root, working_tree=working_tree)
+    store = parts.open_store(settings) if parts.has_store(settings) else None
+    about = "no database there: it is assumed that nothing has run yet" if store is None else ""
+    previews, rejected = parts.build_preview(settings, root, store, working_tree=working_tree)
+    return outlook_of_plan([found for found in previews if name is None or is_named(found.key, name)], rejected, about)
+
+
+def _merged(settings: Settings, path: Path, name: str | None, against: str) -> Outlook:
+    change = parts.build_change(settings, _there(path), against)
+    return outlook_of_change(change if name is None else change.only(lambda key: is_named(key, name)))
 
 
 def new(
@@ -88,12 +127,21 @@ def new(
     sequential: Annotated[bool, typer.Option("--sequential", help="One host after the other, in order.")] = False,
     stop_on_failure: Annotated[bool, typer.Option("--stop-on-failure", help="No wave after a failed one.")] = False,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Write it here instead of to stdout.")] = None,
+    commit: Annotated[
+        bool, typer.Option("--commit", help="Commit it alone: jobs/NAME.yaml in the git repository here, or --file.")
+    ] = False,
+    path: Annotated[
+        Path | None, typer.Option("--path", help="With --commit: the source that gets jobs/NAME.yaml.")
+    ] = None,
     config: Config = None,
     state_dir: StateDir = None,
 ) -> None:
     """Write a manifest."""
     with said():
         max_limit = load_settings(config, state_dir=state_dir).max_limit
+    if path is not None and (file is not None or not commit):
+        complain("--path goes with --commit, and not with --file", "--file names the whole path")
+        raise typer.Exit(USAGE)
     spec: dict[str, Any] = {"playbook": playbook}
     if inventory is not None:
         spec["inventory"] = inventory
@@ -112,9 +160,17 @@ def new(
             for problem in entry.problems:
                 complain(problem.message, problem.hint)
             raise typer.Exit(USAGE)
-    if file is None:
+    if commit:
+        with said():
+            _write_and_commit(file or _home(path) / "jobs" / f"{name}.yaml", name, text)
+    elif file is None:
         show.out.print(text, end="", markup=False)
-        return
+    else:
+        _write(file, text)
+        show.out.print(f"{file} is written; see: reconciler plan", markup=False)
+
+
+def _write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as written:
@@ -125,7 +181,30 @@ def new(
     except OSError as error:
         complain(f"{file} could not be written: {error.strerror}")
         raise typer.Exit(USAGE) from error
-    show.out.print(f"{file} is written; see: reconciler plan", markup=False)
+
+
+def _home(path: Path | None) -> Path:
+    """The source that a manifest is for: the one that is named, else the whole repository around."""
+    return Path(os.path.relpath(repository_of(Path()))) if path is None else _there(path)
+
+
+def _there(path: Path) -> Path:
+    if not path.is_dir():
+        raise Refused(Reason.PATH_MISSING, f"there is no directory {path}", "name the one with the manifests")
+    return path
+
+
+def _write_and_commit(file: Path, name: str, text: str) -> None:
+    repository_of(file.parent)  # before anything is written
+    _write(file, text)
+    message, committed = f"Add batch {name}", None
+    try:
+        committed = commit_only(file, message)
+    finally:
+        if committed is None:
+            file.unlink()
+    show.out.print(f"{file} is committed as {committed}: {message}", markup=False)
+    show.out.print("push it: pushed commits are picked up by the daemon", markup=False)
 
 
 def doctor(path: Root = Path(), config: Config = None, state_dir: StateDir = None) -> None:

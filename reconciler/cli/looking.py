@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -27,12 +27,16 @@ from reconciler.cli.options import (
     opened,
     status_of,
 )
-from reconciler.core.facts import Child, JobKey, Run
+from reconciler.core.facts import Child, Commit, JobKey, Run
+from reconciler.core.report import commit_view
 from reconciler.core.status import ConditionType, JobStatus
 from reconciler.settings import Settings
 
 PAST_RUNS = 50
 """Lines of a history."""
+
+OF_COMMITS = ("author", "subject")
+"""Columns of a history that one without commits does not have."""
 
 POLL = 0.5
 """Seconds between two looks at the database."""
@@ -112,6 +116,9 @@ def sources(output: Output = show.Format.TABLE, config: Config = None, state_dir
                 f"{ready.reason}: {ready.message}",
                 markup=False,
             )
+            if source.status.observed_revision is not None:
+                made = f", {show.commit(source.status.commit)}" if source.status.commit is not None else ""
+                show.out.print(f"  at {show.short_revision(source.status.observed_revision)}{made}", markup=False)
             for entry in source.status.rejected:
                 show.out.print(f"  {entry.path}:{entry.line}:{entry.column}: {entry.message}", markup=False)
                 show.out.print(f"    hint: {entry.hint}", markup=False)
@@ -141,14 +148,14 @@ def logs(
 
 def _run_of(store: SqlStore, name: str, run_id: str | None) -> Run:
     if run_id is None:
-        latest = store.observe(key_of(name)).run
+        latest = store.observe(key_of(store, name)).run
         if latest is not None:
             return latest
         status_of(store, name)
         complain(f"{name} has not run yet")
         raise typer.Exit(CANNOT_TELL)
     named = store.run(run_id)
-    if named is None or named[0] != key_of(name):
+    if named is None or named[0] != key_of(store, name):
         complain(f"{name} has no run {run_id}", f"see: reconciler history {name}")
         raise typer.Exit(USAGE)
     return named[1]
@@ -209,12 +216,10 @@ def history(
         if output is not show.Format.TABLE:
             show.data(rows, output)
         elif rows:
-            shown = [{key: _cell(key, value) for key, value in row.items() if key != "because"} for row in rows]
-            for cells, row in zip(shown, rows, strict=True):
-                if because := row.get("because"):
-                    cells["cause"] += f": {because}"
-            cells_of = [tuple(escape(cell) for cell in cells.values()) for cells in shown]
-            show.out.print(show.table([title.upper() for title in shown[0]], cells_of))
+            shown = [_cells(row) for row in rows]
+            titles = [title for title in shown[0] if title not in OF_COMMITS or any(cells[title] for cells in shown)]
+            cells_of = [tuple(escape(cells[title]) for title in titles) for cells in shown]
+            show.out.print(show.table([title.upper() for title in titles], cells_of))
         else:
             show.err.print("nothing has run there yet" if host is None else f"no run had {host}", markup=False)
 
@@ -222,7 +227,7 @@ def history(
 def _run_rows(store: SqlStore, name: str, host: str | None) -> list[dict[str, Any]]:
     status_of(store, name)
     rows = []
-    for past in store.runs(key_of(name), PAST_RUNS):
+    for past in store.runs(key_of(store, name), PAST_RUNS):
         own = next((child for child in past.children if child.host == host), None) if host else None
         if host and own is None:
             continue
@@ -233,6 +238,7 @@ def _run_rows(store: SqlStore, name: str, host: str | None) -> list[dict[str, An
                 "because": past.cause_message,
                 "generation": past.generation,
                 "revision": past.revision,
+                "commit": _commit(past.commit),
                 "status": own.status.value if own else past.status.value,
                 "finished": _when(own or past),
                 "message": own.message if own else past.message,
@@ -246,6 +252,7 @@ def _host_rows(store: SqlStore, host: str) -> list[dict[str, Any]]:
         return {
             "batch": str(key),
             "job": child.job_id,
+            "commit": _commit(child.commit),
             "status": child.status.value,
             "finished": _when(child),
             "message": child.message,
@@ -254,9 +261,26 @@ def _host_rows(store: SqlStore, host: str) -> list[dict[str, Any]]:
     return [row(key, child) for key, child in store.host_history(host, None, PAST_RUNS)]
 
 
-def _cell(title: str, value: object) -> str:
-    text = "" if value is None else str(value)
-    return text[: show.REVISION_WIDTH] if title == "revision" else text
+def _commit(commit: Commit | None) -> dict[str, Any] | None:
+    view = commit_view(commit)
+    return None if view is None else view.model_dump(mode="json", by_alias=True)
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row by its titles, as a person reads it."""
+    cells: dict[str, str] = {}
+    for title, value in row.items():
+        match title:
+            case "revision":
+                cells[title] = show.short_revision(value)
+            case "because":
+                cells["cause"] += f": {value}" if value else ""
+            case "commit":
+                cells["author"] = "" if value is None else show.author_name(value["author"])
+                cells["subject"] = "" if value is None else value["subject"]
+            case _:
+                cells[title] = "" if value is None else str(value)
+    return cells
 
 
 def _when(ended: Child | Run) -> str | None:

@@ -13,6 +13,7 @@ import structlog
 import typer
 
 from reconciler import app as parts
+from reconciler import sources
 from reconciler.adapters.store import SqlStore
 from reconciler.cli import show
 from reconciler.core.errors import ReconcilerError, Refused
@@ -26,6 +27,16 @@ StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where the st
 Output = Annotated[show.Format, typer.Option("-o", "--output", help="table, json or yaml.")]
 Name = Annotated[str, typer.Argument(help="NAME or SOURCE/NAME of a batch.")]
 Root = Annotated[Path, typer.Argument(help="The directory with the manifests.")]
+
+MaybeRoot = Annotated[
+    Path | None,
+    typer.Argument(
+        help="A git repository or a directory with manifests; none: the sources of the settings, else here."
+    ),
+]
+WorkingTree = Annotated[
+    bool, typer.Option("--working-tree", help="Of a git repository the files as they lie there, committed or not.")
+]
 
 FAILED, USAGE, CHANGES, CANNOT_TELL, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -62,14 +73,60 @@ def opened(config: Path | None, state_dir: Path | None) -> Iterator[tuple[SqlSto
             store.close()
 
 
-def key_of(name: str) -> JobKey:
+def root_of(settings: Settings, path: Path | None) -> Path | None:
+    """The directory that is meant; None: the sources of the settings. Raises Refused."""
+    if path is None and settings.sources:
+        return None
+    root = Path() if path is None else path
+    if not root.is_dir():
+        raise Refused(
+            Reason.PATH_MISSING,
+            f"there is no directory {root}",
+            f"name the one with the manifests; for one batch: reconciler trigger {root}",
+        )
+    if settings.sources:
+        names = ", ".join(source.name for source in settings.sources)
+        raise Refused(
+            Reason.SETTINGS_INVALID,
+            f"the settings name sources ({names}), and the command line the directory {root}: which is meant?",
+            "leave the directory out, or give a --config without sources",
+        )
+    return root
+
+
+def warn_of_uncommitted(root: Path, *, working_tree: bool) -> None:
+    """Who works in a repository may wonder why an edit has no effect."""
+    if not working_tree and sources.is_repository(root) and (count := sources.uncommitted(root)):
+        what = "1 uncommitted file counts" if count == 1 else f"{count} uncommitted files count"
+        show.err.print(f"warning: {what} for nothing: what is committed runs (--working-tree takes files as they are)")
+
+
+def key_of(store: SqlStore, name: str) -> JobKey:
+    """The batch that is meant by NAME or SOURCE/NAME: NAME alone is that of the source `default`, else of the
+    only one that has it. Raises Refused if several have."""
     source, _, own = name.rpartition("/")
-    return JobKey(source or parts.SOURCE, own)
+    if source:
+        return JobKey(source, own)
+    if store.status(JobKey(sources.DEFAULT, own)) is not None:
+        return JobKey(sources.DEFAULT, own)
+    there = {job.metadata.source for job in store.statuses() if job.metadata.name == own}
+    if len(there) > 1:
+        raise Refused(
+            Reason.SETTINGS_INVALID,
+            f"several sources have a batch {own}",
+            f"name one: {', '.join(f'{each}/{own}' for each in sorted(there))}",
+        )
+    return JobKey(next(iter(there), sources.DEFAULT), own)
+
+
+def is_named(key: JobKey, name: str) -> bool:
+    """Whether NAME or SOURCE/NAME can mean this batch."""
+    return name in (key.name, str(key))
 
 
 def status_of(store: SqlStore, name: str) -> JobStatus:
     """The status of a batch; none: says which there are, and ends the command."""
-    status = store.status(key_of(name))
+    status = store.status(key_of(store, name))
     if status is not None:
         return status
     known = ", ".join(job.metadata.name for job in store.statuses()) or "none"

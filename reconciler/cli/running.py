@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import structlog
@@ -22,14 +21,16 @@ from reconciler.cli.options import (
     INTERRUPTED,
     USAGE,
     Config,
-    Root,
+    MaybeRoot,
     StateDir,
+    WorkingTree,
     complain,
     log_to_stderr,
+    root_of,
     said,
+    warn_of_uncommitted,
 )
 from reconciler.cli.progress import Progress, progress_to
-from reconciler.core.errors import Refused
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, Phase
 from reconciler.settings import load_settings
@@ -51,14 +52,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(
-    path: Root = Path(),
+    path: MaybeRoot = None,
     once: Annotated[bool, typer.Option("--once", help="Until nothing is left to do, then exit.")] = False,
     listen: Annotated[str | None, typer.Option("--listen", help="HOST:PORT for metrics and health.")] = None,
     no_http: Annotated[bool, typer.Option("--no-http", help="Serve nothing.")] = False,
+    working_tree: WorkingTree = False,
     config: Config = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Run the daemon on a directory, or everything that is due, once.
+    """Run the daemon, or everything that is due, once: on a git repository's committed state, on a directory, or (with
+    no path) on the sources of the settings.
 
     Ctrl-C: nothing more is started, and what runs is waited for. Again: what runs is cancelled. A third time, or TERM:
     end at once; what runs goes on by itself, and the next start finds it again.
@@ -66,38 +69,37 @@ def run(
     with said():
         http = {"listen": listen} if listen is not None else None
         settings = load_settings(config, state_dir=state_dir, http=http)
-        if not path.is_dir():
-            raise Refused(
-                Reason.PATH_MISSING, f"there is no directory {path}", f"for one batch: reconciler trigger {path}"
-            )
+        root = root_of(settings, path)
         log_to_stderr(settings, quiet=once)
-        parts.keep_apart(settings, path)
+        if root is not None:
+            parts.keep_apart(settings, root)
+            warn_of_uncommitted(root, working_tree=working_tree)
         store = parts.create_store(settings)
         interrupts = Interrupts()
         interrupts.catch()
         with parts.only_daemon(settings):
-            parts.keep_to_source(settings, path)
-            running = parts.build_daemon(settings, path, store, config)
+            built = parts.build_sources(settings, root, store, working_tree=working_tree)
+            running = parts.build_daemon(settings, built, store, config)
             daemon = running.daemon
             interrupts.at_once = daemon.drain
             web = None
             if settings.http.enabled and not no_http and not once:
-                web = parts.build_web_server(settings, running, store)
+                web = parts.build_web_server(settings, running, store, built)
                 web.start()
             if not once:
                 log.info(
                     "daemon_started",
                     version=__version__,
-                    source=str(path.resolve()),
+                    sources=", ".join(str(each) for each in built),
                     state=str(settings.state_dir),
                     port="none" if web is None else web.server.port,
                 )
             with progress_to(show.out if once else None, store) as progress:
-                daemon.start(once=once)
+                running.start(once=once)
                 _go_on(daemon, interrupts, progress, once=once)
             if once and not interrupts.any:
                 daemon.trim()
-            daemon.stop(LEAVING if interrupts.leave else STOPPING)
+            running.stop(LEAVING if interrupts.leave else STOPPING)
             if web is not None:
                 web.stop()
         if once:

@@ -14,11 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from reconciler.core.facts import Cause, ChildStatus
-from reconciler.core.planning import Desired, Plan, Verdict
-from reconciler.core.status import Condition, ConditionType, JobStatus, Phase
+from reconciler.core.facts import ChildStatus
+from reconciler.core.status import CommitView, Condition, ConditionType, JobStatus, Phase
 
-REVISION_WIDTH = 30
+DIGEST_WIDTH = 12
 MESSAGE_WIDTH = 100
 """Characters that are shown of each."""
 
@@ -55,19 +54,6 @@ _CHILD = {
 }
 
 
-_WHY_NOTHING = {
-    Verdict.CONVERGED: "what the manifest asks for has succeeded",
-    Verdict.FAILED: "it failed; a changed manifest or playbook runs it again, and so does: reconciler trigger {name}",
-    Verdict.CANCELLED: "it was cut short; reconciler trigger {name} runs it again",
-    Verdict.IDLE: "nothing has asked for it; reconciler trigger {name} does",
-    Verdict.PROGRESSING: "its run is in progress",
-    Verdict.WAITING: "it waits",
-    Verdict.STALLED: "it stands",
-    Verdict.SUSPENDED: "it is suspended",
-    Verdict.REMOVED: "its manifest is gone",
-}
-
-
 def phase(value: Phase) -> str:
     colour = _PHASE.get(value)
     return f"[{colour}]{value}[/]" if colour else value
@@ -75,6 +61,22 @@ def phase(value: Phase) -> str:
 
 def child(value: ChildStatus) -> str:
     return f"[{_CHILD.get(value, 'red')}]{value}[/]"
+
+
+def short_revision(revision: str) -> str:
+    """With the beginning of its digest, which is as much as `wait --revision` needs."""
+    of, colon, digest = revision.rpartition(":")
+    return f"{of}{colon}{digest[:DIGEST_WIDTH]}"
+
+
+def author_name(author: str) -> str:
+    """Without the address, unless there is nothing else."""
+    return author.partition("<")[0].strip() or author
+
+
+def commit(view: CommitView) -> str:
+    """Plain text, as people wrote it: to be escaped where markup counts."""
+    return f'commit "{view.subject}" by {author_name(view.author)}, {view.date:%Y-%m-%d %H:%M} UTC'
 
 
 def data(documents: Any, form: Format) -> None:
@@ -114,42 +116,6 @@ def problem(path: str, line: int, column: int, message: str, hint: str) -> None:
         err.print(f"  hint: {hint}", markup=False)
 
 
-def preview_data(desired: Desired, causes: Sequence[Cause], planned: Plan) -> dict[str, Any]:
-    """What would become of one job, for programs."""
-    blocked = planned.blocked
-    return {
-        "name": desired.record.key.name,
-        "source": desired.record.key.source,
-        "playbook": desired.spec.playbook,
-        "verdict": planned.verdict.value,
-        "runs": bool(planned.actions),
-        "causes": [{"kind": cause.kind.value, "message": cause.message} for cause in causes],
-        "waves": [list(wave) for wave in planned.waves],
-        "blocked": None
-        if blocked is None
-        else {"reason": blocked.reason.value, "message": blocked.message, "hint": blocked.hint},
-        "warnings": list(planned.warnings),
-    }
-
-
-def preview(desired: Desired, causes: Sequence[Cause], planned: Plan) -> None:
-    """What would become of one job."""
-    key = desired.record.key
-    out.print(f"[bold]{key.name}[/]  {planned.verdict}: {escape(desired.spec.playbook)}")
-    for cause in causes:
-        out.print(f"  because {escape(cause.message)} ({cause.kind})")
-    for number, wave in enumerate(planned.waves, start=1):
-        out.print(f"  wave {number}: {escape(', '.join(wave))}")
-    if planned.blocked is not None:
-        out.print(f"  [red]{planned.blocked.reason}[/]: {escape(planned.blocked.message)}")
-        if planned.blocked.hint:
-            out.print(f"    hint: {escape(planned.blocked.hint)}")
-    for warning in planned.warnings:
-        out.print(f"  [yellow]warning[/] {escape(warning)}")
-    if not planned.actions and planned.blocked is None:
-        out.print(f"  nothing would run: {escape(_WHY_NOTHING[planned.verdict].format(name=key.name))}")
-
-
 def one_line(message: str) -> str:
     """The first line, for what says what is wrong comes first; and whether there is more."""
     line, _, more = message.partition("\n")
@@ -180,10 +146,14 @@ def one(job: JobStatus) -> Group:
         parts.append(Text.from_markup(text, emoji=False))
 
     line(f"[bold]{job.metadata.source}/{job.metadata.name}[/]  {phase(body.phase)}  {escape(body.message)}")
-    line(f"  {body.progress}, generation {job.metadata.generation}, seen at {escape(body.revision[:REVISION_WIDTH])}")
+    line(f"  {body.progress}, generation {job.metadata.generation}, seen at {escape(short_revision(body.revision))}")
+    if body.commit is not None:
+        line(f"  {escape(commit(body.commit))}")
     if body.run is not None:
         because = f": {body.run.cause_message}" if body.run.cause_message else ""
-        line(f"  run {body.run.id} of {escape(body.run.revision[:REVISION_WIDTH])} ({body.run.cause}{escape(because)})")
+        line(f"  run {body.run.id} of {escape(short_revision(body.run.revision))} ({body.run.cause}{escape(because)})")
+        if body.run.commit not in (None, body.commit):
+            line(f"  {escape(commit(body.run.commit))}")
         if body.run.check_mode:
             line("  [yellow]check mode[/]: it only looked, and changed nothing; it counts as no success")
     covered = body.coverage

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from reconciler.cli import show
-from reconciler.cli.options import USAGE, Config, Output, StateDir, said
+from reconciler.cli.options import USAGE, Config, StateDir, said
 from reconciler.core.errors import Refused
 from reconciler.core.planning import Blocked, unanswered_prompt
 from reconciler.core.playbook import Listing, inspect_playbook
@@ -27,9 +28,18 @@ def add_to(app: typer.Typer) -> None:
     app.command()(validate)
 
 
+class ValidateFormat(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    GITHUB = "github"
+
+
 def validate(
     paths: Annotated[list[Path], typer.Argument(help="Manifests, or folders of them.")],
-    output: Output = show.Format.TABLE,
+    output: Annotated[
+        ValidateFormat, typer.Option("-o", "--output", help="table, json, yaml, or github: annotations of its Actions.")
+    ] = ValidateFormat.TABLE,
     config: Config = None,
     state_dir: StateDir = None,
 ) -> None:
@@ -37,24 +47,66 @@ def validate(
     with said():
         settings = load_settings(config, state_dir=state_dir)
     globs = tuple(glob_pattern(glob) for glob in settings.manifests)
-    findings = _Findings(settings.max_limit, _Sources(globs))
     files = [file for path in paths for file in _files(path, globs)]
+    findings = _Findings(settings.max_limit, _Sources(globs, files))
     for file in files:
         findings.look_at(file)
     if not files:
         findings.problem(paths[0], 1, 1, "there is no manifest in this folder", "see whether it is the right one")
-    if output is not show.Format.TABLE:
-        found = {"checked": findings.checked, "problems": findings.problems, "warnings": findings.warnings}
-        show.data(found, output)
-    else:
-        for problem in findings.problems:
-            show.problem(**problem)
-        for warning in dict.fromkeys(findings.warnings):
-            show.err.print(f"warning {warning}", markup=False)
+    _tell(findings, output)
     if findings.problems:
         raise typer.Exit(USAGE)
-    if output is show.Format.TABLE:
+    if output in (ValidateFormat.TABLE, ValidateFormat.GITHUB):
         show.out.print("1 manifest is valid" if findings.checked == 1 else f"{findings.checked} manifests are valid")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One thing that was found, and where; as programs are told it."""
+
+    path: str
+    line: int
+    column: int
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}:{self.column}: {self.message}"
+
+    def annotation(self, level: str) -> str:
+        """As GitHub shows it beside the line of a pull request: where it counts from its root, commands start there."""
+        file = os.path.relpath(self.path)
+        text = f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+        place = f"file={_property(file)},line={self.line},col={self.column}"
+        return f"::{level} {place},title=reconciler::{_escaped(text)}"
+
+
+def _escaped(text: str) -> str:
+    """As GitHub's commands have it: one command is one line."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def _tell(findings: _Findings, output: ValidateFormat) -> None:
+    if output is ValidateFormat.GITHUB:
+        for level, found in (("error", findings.problems), ("warning", findings.warnings)):
+            for one in dict.fromkeys(found):
+                show.out.print(one.annotation(level), markup=False)
+    elif output is ValidateFormat.TABLE:
+        for problem in findings.problems:
+            show.problem(**asdict(problem))
+        for warning in dict.fromkeys(findings.warnings):
+            show.err.print(f"warning {warning}", markup=False)
+    else:
+        data = {
+            "checked": findings.checked,
+            "problems": [asdict(problem) for problem in findings.problems],
+            "warnings": [str(warning) for warning in findings.warnings],
+        }
+        show.data(data, show.Format(output))
 
 
 @dataclass(slots=True)
@@ -64,12 +116,13 @@ class _Findings:
     max_limit: int
     sources: _Sources
     checked: int = 0
-    problems: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)
+    problems: list[_Found] = field(default_factory=list)
+    warnings: list[_Found] = field(default_factory=list)
+    names: dict[Path | None, dict[str, str]] = field(default_factory=dict)
+    """Where each name of a source is given."""
 
     def problem(self, path: Path | str, line: int, column: int, message: str, hint: str) -> None:
-        self.problems.append({"path": str(path), "line": line, "column": column, "message": message, "hint": hint})
+        self.problems.append(_Found(str(path), line, column, message, hint))
 
     def look_at(self, file: Path) -> None:
         content = self.sources.content(file)
@@ -86,7 +139,7 @@ class _Findings:
 
     def _look_at_manifest(self, entry: Parsed, file: Path, content: bytes) -> None:
         name, here = entry.job.metadata.name, f"{file}:{entry.line}"
-        earlier = self.names.setdefault(name, here)
+        earlier = self._names_beside(file).setdefault(name, here)
         if earlier != here:
             self.problem(file, entry.line, 1, f"the name {name} is taken by {earlier}", "names are unique in a source")
         found = self.sources.look(entry, file)
@@ -94,7 +147,20 @@ class _Findings:
             place = place_of_field(content, entry.document, found.field)
             self.problem(file, place.line, place.column, found.message, found.hint)
         else:
-            self.warnings += [f"{file}:{entry.line}:1: {warning}" for warning in found]
+            self.warnings += [_Found(str(file), entry.line, 1, warning) for warning in found]
+
+    def _names_beside(self, file: Path) -> dict[str, str]:
+        """The names of its source: those found so far, and those of its manifests that nobody asked to check. A hook is
+        given what a commit changes, and a name may be taken by what it does not."""
+        root = self.sources.root_of(file)
+        if root not in self.names:
+            self.names[root] = {
+                entry.job.metadata.name: f"{other}:{entry.line}"
+                for other, content in self.sources.others(root)
+                for entry in parse_manifests(content, str(other), self.max_limit)
+                if isinstance(entry, Parsed)
+            }
+        return self.names[root]
 
 
 def _files(path: Path, globs: Sequence[re.Pattern[str]]) -> Sequence[Path]:
@@ -110,13 +176,14 @@ def _files(path: Path, globs: Sequence[re.Pattern[str]]) -> Sequence[Path]:
 class _Sources:
     """What manifests name, looked for where their source has it: above the folder that its globs begin with."""
 
-    def __init__(self, globs: Sequence[re.Pattern[str]]) -> None:
+    def __init__(self, globs: Sequence[re.Pattern[str]], files: Sequence[Path]) -> None:
         self._globs = globs
+        self._files = frozenset(file.resolve() for file in files)
         self._listings: dict[Path, Listing] = {}
 
     def content(self, file: Path) -> bytes | Blocked:
         """What is in a manifest's file, or why a source would not read it."""
-        root = self._root(file)
+        root = self.root_of(file)
         try:
             if root is not None and not file.resolve().is_relative_to(root):
                 return blocked_by(_leaves(file.name))
@@ -127,9 +194,18 @@ class _Sources:
             hint = "see whether it is there, and its permissions"
             return Blocked(Reason.PATH_UNREADABLE, f"can't be read: {error.strerror}", hint)
 
+    def others(self, root: Path | None) -> Iterator[tuple[str, bytes]]:
+        """The manifests of a source that can be read and are not among the files to check; of no source, none."""
+        if root is None:
+            return
+        for path in filter(self._is_manifest, sorted(self._listing(root).files)):
+            file = root / path
+            if file.resolve() not in self._files and not isinstance(content := self.content(file), Blocked):
+                yield os.path.relpath(file), content
+
     def look(self, entry: Parsed, file: Path) -> tuple[str, ...] | Blocked:
         """What waves do to its playbook, or why it can't run; nothing if the manifest lies in no source."""
-        root, spec = self._root(file), entry.job.spec
+        root, spec = self.root_of(file), entry.job.spec
         if root is None:
             return ()
 
@@ -162,7 +238,7 @@ class _Sources:
         text = f"spec.{name} names {path}, which the source does not have"
         return Blocked(Reason.PATH_MISSING, text, "paths are relative to the root of the source", field=(name,))
 
-    def _root(self, file: Path) -> Path | None:
+    def root_of(self, file: Path) -> Path | None:
         """Of the source in which this is a manifest; None if it is in none."""
         whole = file.parent.resolve() / file.name
         homes = (up for up in whole.parents if self._is_manifest(whole.relative_to(up).as_posix()))

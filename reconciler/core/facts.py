@@ -18,6 +18,20 @@ from reconciler.core.reasons import Reason
 Revision = NewType("Revision", str)
 """`main@sha1:<40 hex>` for git, `dir@sha256:<64 hex>` for a directory."""
 
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Who made a revision, and what they said of it. `author` is `Name <address>`, `date` the author's, `subject` the
+    first line of at most 200 characters. `signer` is who signed it, by the name that the list of signers gives; None if
+    nobody was asked to verify it."""
+
+    id: str
+    author: str
+    date: datetime
+    subject: str
+    signer: str | None = None
+
+
 SliceId = NewType("SliceId", str)
 """What the slice is, as text: `<run>.w<wave>.a<attempt>.<digest of its hosts>`; deciding twice gives the same id."""
 
@@ -157,6 +171,8 @@ class Child:
     counts: TaskCounts = TaskCounts()
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    commit: Commit | None = None
+    """That of its run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +233,7 @@ class RunSummary:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    commit: Commit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +251,8 @@ class Run:
     """As pinned when the run was opened. Its work fields hold to the end; steering ones come from the manifest."""
     status: RunStatus
     created_at: datetime
+    commit: Commit | None = None
+    """Who made its revision; None if that is no commit."""
     reason: Reason | None = None
     message: str = ""
     started_at: datetime | None = None

@@ -22,6 +22,7 @@ from reconciler.core.facts import (
     Cause,
     CauseKind,
     ChildStatus,
+    Commit,
     Coverage,
     HostRecord,
     ManifestRecord,
@@ -79,6 +80,8 @@ class Desired:
     playbook: PlaybookFacts | Blocked
     playbook_digest: str
     limits: Limits
+    commit: Commit | None = None
+    """Who made the revision; None if it is no commit."""
 
     @property
     def spec(self) -> BatchJobSpec:

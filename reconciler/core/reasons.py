@@ -176,6 +176,47 @@ class Reason(StrEnum):
     )
     SOURCE_MOVED = ("SourceMoved", "The source changed while it was read. It is read again at once.")
     SYNCED = ("Synced", "The source was read completely.")
+    SOURCE_UNREACHABLE = (
+        "SourceUnreachable",
+        "The git server does not answer: it is down, its name or port is wrong, or a firewall is in the way. Runs in "
+        "progress go on; it is tried again with growing pauses.",
+    )
+    SOURCE_TIMEOUT = (
+        "SourceTimeout",
+        "git did not end within the source's `timeout`, and was ended. A server that accepts and never answers looks so, "
+        "and a first clone that is larger than the time allows.",
+    )
+    SOURCE_AUTH_FAILED = (
+        "SourceAuthFailed",
+        "The git server refused the credentials, or knows no such repository for them. See `ssh_key_file`, `token_file` "
+        "and the spelling of `url`.",
+    )
+    SOURCE_HOST_KEY_UNKNOWN = (
+        "SourceHostKeyUnknown",
+        "The git server's ssh key is not in known_hosts, or differs from the one there. Add it (ssh-keyscan, checked by "
+        "hand) to the file named by the source's `known_hosts_file`.",
+    )
+    SOURCE_BRANCH_MISSING = (
+        "SourceBranchMissing",
+        "The repository has no such branch or tag, or no commit yet. Nothing is removed, and runs in progress go on.",
+    )
+    SOURCE_CORRUPT = (
+        "SourceCorrupt",
+        "The repository on this machine is damaged. A mirror of a remote is cloned again by itself; a local repository is "
+        "for its owner to mend (git fsck).",
+    )
+    NO_SPACE = ("NoSpace", "The disk is full. Nothing is lost; it goes on once there is room.")
+    SOURCE_UNSAFE = (
+        "SourceUnsafe",
+        "The commit has a path that no checkout would have (such as `..` or `.git`). Nothing of it is read.",
+    )
+    SOURCE_UNVERIFIED = (
+        "SourceUnverified",
+        "The newest commit is not signed by a key that the source's `verify` lists. Nothing of it runs; what was "
+        "verified before stays in force.",
+    )
+    VERIFIED = ("Verified", "The commit is signed by a listed key.")
+    GIT_MISSING = ("GitMissing", "git was not found or does not start. Install it where reconciler runs.")
     STORE_UNAVAILABLE = ("StoreUnavailable", "The database does not answer.")
     STATUS_NOT_WRITTEN = (
         "StatusNotWritten",

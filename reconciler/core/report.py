@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from reconciler.core.facts import (
     Child,
     ChildStatus,
+    Commit,
     Coverage,
     ManifestRecord,
     Observed,
@@ -31,6 +32,7 @@ from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
 from reconciler.core.status import (
     ChildView,
+    CommitView,
     Condition,
     ConditionType,
     CoverageCounts,
@@ -106,6 +108,7 @@ def report(
             message=short(said.message),
             progress=progress(counts),
             revision=desired.revision,
+            commit=commit_view(desired.commit),
             suspended=desired.spec.suspend,
             strategy=desired.spec.strategy,
             playbook=desired.spec.playbook,
@@ -124,7 +127,13 @@ def report(
 
 
 def report_invalid(
-    source: str, name: str, rejected: Rejected, revision: str, previous: JobStatus | None, now: datetime
+    source: str,
+    name: str,
+    rejected: Rejected,
+    revision: str,
+    commit: Commit | None,
+    previous: JobStatus | None,
+    now: datetime,
 ) -> JobStatus:
     """The status document of a name that no valid manifest ever had: what is wrong with the one that wants it."""
     first = rejected.first
@@ -138,6 +147,7 @@ def report_invalid(
             message=short(text),
             progress=progress({}),
             revision=revision,
+            commit=commit_view(commit),
             conditions=(
                 condition(ConditionType.READY, "False", Reason.MANIFEST_INVALID, text),
                 condition(ConditionType.STALLED, "True", Reason.MANIFEST_INVALID, text),
@@ -150,6 +160,7 @@ def report_invalid(
 def report_source(
     name: str,
     revision: str,
+    commit: Commit | None,
     records: Collection[ManifestRecord],
     rejected: Sequence[Rejected],
     held: Sequence[str],
@@ -157,21 +168,25 @@ def report_source(
     now: datetime,
     *,
     empty: bool,
+    notes: Sequence[str],
 ) -> SourceStatus:
     """The status document of a source that was read completely: `records` of all its manifests, tombstones included;
-    `held` are jobs whose manifest is gone and that are not removed yet; `empty`: it has none any more, though it had."""
+    `held` are jobs whose manifest is gone and that are not removed yet; `empty`: it has none any more, though it had;
+    `notes` is what a person should know beside that."""
     condition = _condition_writer(previous, 0, now)
     if empty:
-        text = f"no manifest matches; {len(held)} jobs are held and none is removed"
+        text = "; ".join((f"no manifest matches; {len(held)} jobs are held and none is removed", *notes))
         conditions = [
             condition(ConditionType.READY, "False", Reason.SOURCE_EMPTY, text),
             condition(ConditionType.STALLED, "True", Reason.SOURCE_EMPTY, text),
         ]
     else:
-        text = "read completely"
-        if held:
-            text += f"; {', '.join(held)} not removed: a new file that is invalid may be theirs"
+        kept = [f"{', '.join(held)} not removed: a new file that is invalid may be theirs"] if held else []
+        text = "; ".join(("read completely", *kept, *notes))
         conditions = [condition(ConditionType.READY, "True", Reason.SYNCED, text)]
+    if commit is not None and commit.signer is not None:
+        signed = f"signed by {commit.signer}"
+        conditions.append(condition(ConditionType.SOURCE_VERIFIED, "True", Reason.VERIFIED, signed))
     counts = ManifestCounts(
         accepted=sum(record.removed_at is None for record in records),
         rejected=len(rejected),
@@ -193,6 +208,7 @@ def report_source(
         metadata=SourceMetadata(name=name),
         status=SourceStatusBody(
             observed_revision=revision,
+            commit=commit_view(commit),
             last_sync=now,
             manifests=counts,
             conditions=tuple(conditions),
@@ -202,16 +218,21 @@ def report_source(
 
 
 def report_unread_source(name: str, why: Blocked, previous: SourceStatus | None, now: datetime) -> SourceStatus:
-    """The status document of a source that can't be read: what was last known of it, and why."""
+    """The status document of a source that can't be read: what was last known of it, and why. Whether it is verified
+    stays as it was, unless that is why."""
     condition = _condition_writer(previous, 0, now)
     kind = ConditionType.STALLED if why.permanent else ConditionType.RECONCILING
-    conditions = (
-        condition(ConditionType.READY, "False", why.reason, str(why)),
-        condition(kind, "True", why.reason, str(why)),
-    )
     known = SourceStatusBody(observed_revision=None, last_sync=None, manifests=ManifestCounts(), conditions=())
     if previous is not None:
         known = previous.status
+    verified = [before for before in known.conditions if before.type is ConditionType.SOURCE_VERIFIED]
+    if why.reason is Reason.SOURCE_UNVERIFIED:
+        verified = [condition(ConditionType.SOURCE_VERIFIED, "False", why.reason, str(why))]
+    conditions = (
+        condition(ConditionType.READY, "False", why.reason, str(why)),
+        condition(kind, "True", why.reason, str(why)),
+        *verified,
+    )
     return SourceStatus(metadata=SourceMetadata(name=name), status=known.model_copy(update={"conditions": conditions}))
 
 
@@ -447,6 +468,15 @@ def _with_another_playbook(desired: Desired, observed: Observed) -> bool:
     )
 
 
+def commit_view(commit: Commit | None) -> CommitView | None:
+    """As documents have it; none where there is none."""
+    if commit is None:
+        return None
+    return CommitView(
+        id=commit.id, author=commit.author, date=commit.date, subject=commit.subject, signer=commit.signer
+    )
+
+
 # -- Views of the children -------------------------------------------------------------------------------------------
 def progress(counts: Mapping[ChildStatus, int]) -> str:
     """`3/5 completed, 1 failed`: completed are all that ended, failed ones included."""
@@ -525,6 +555,7 @@ def _run_view(run: Run, plan: Plan, waits_for: WaitsFor | None) -> RunStatusView
         status=run.status,
         reason=run.reason,
         revision=run.revision,
+        commit=commit_view(run.commit),
         check_mode=run.spec.check_mode,
         waits_for=None if waits_for is None else waits_for.holder,
         waves=_waves(run, plan),
@@ -540,6 +571,7 @@ def _success_view(summary: RunSummary | None) -> SuccessView | None:
         run=summary.job_id,
         generation=summary.generation,
         revision=summary.revision,
+        commit=commit_view(summary.commit),
         finished_at=summary.finished_at,
     )
 
@@ -550,6 +582,7 @@ def _history_view(summary: RunSummary) -> HistoryView:
         cause=summary.cause,
         generation=summary.generation,
         revision=summary.revision,
+        commit=commit_view(summary.commit),
         status=summary.status,
         hosts=summary.hosts,
         started_at=summary.started_at,

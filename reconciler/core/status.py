@@ -18,7 +18,7 @@ from reconciler.core.facts import (
 from reconciler.core.manifest import Strategy
 
 
-def _to_the_second(moment: datetime) -> datetime:
+def to_the_second(moment: datetime) -> datetime:
     """As it is written, so that a document that was read again is the same document."""
     return moment.replace(microsecond=0)
 
@@ -28,7 +28,7 @@ def _instant(moment: datetime) -> str:
 
 
 Instant = Annotated[
-    datetime, AfterValidator(_to_the_second), PlainSerializer(_instant, return_type=str, when_used="json")
+    datetime, AfterValidator(to_the_second), PlainSerializer(_instant, return_type=str, when_used="json")
 ]
 
 
@@ -60,6 +60,10 @@ class ConditionType(StrEnum):
     STALLED = ("Stalled", "Present while nothing more happens until somebody changes something.")
     ACCEPTED = ("Accepted", "False: the file is invalid now; what was accepted last stays in force.")
     UP_TO_DATE = ("UpToDate", "False: the playbook or the set of hosts has moved on since the last success.")
+    SOURCE_VERIFIED = (
+        "SourceVerified",
+        "Of a source whose commits must be signed. False: the newest commit is not, or by nobody listed; nothing of it runs.",
+    )
     SUSPENDED = ("Suspended", "Present while `suspend: true`: what runs finishes and no new wave starts.")
 
 
@@ -76,6 +80,19 @@ class Condition(_Value):
     observed_generation: int
 
 
+class CommitView(_Value):
+    """Who made a revision, and what they said of it."""
+
+    id: str
+    author: str
+    """`Name <address>`"""
+    date: Instant
+    """The author's."""
+    subject: str
+    signer: str | None = None
+    """Who signed it, by the list of signers; null if nobody was asked to verify it."""
+
+
 class RunStatusView(_Value):
     """The run that is in progress, else the latest one."""
 
@@ -85,6 +102,7 @@ class RunStatusView(_Value):
     status: RunStatus
     reason: str | None = None
     revision: str
+    commit: CommitView | None = None
     check_mode: bool
     waits_for: str | None = None
     waves: int = 0
@@ -153,6 +171,7 @@ class SuccessView(_Value):
     run: str
     generation: int
     revision: str
+    commit: CommitView | None = None
     finished_at: Instant
 
 
@@ -161,6 +180,7 @@ class HistoryView(_Value):
     cause: CauseKind
     generation: int
     revision: str
+    commit: CommitView | None = None
     status: RunStatus
     hosts: Mapping[ChildStatus, int]
     started_at: Instant | None = None
@@ -181,6 +201,7 @@ class JobStatusBody(_Value):
     message: str
     progress: str
     revision: str
+    commit: CommitView | None = None
     suspended: bool = False
     strategy: Strategy | None = None
     playbook: str | None = None
@@ -223,6 +244,7 @@ class ManifestCounts(_Value):
 
 class SourceStatusBody(_Value):
     observed_revision: str | None
+    commit: CommitView | None = None
     last_sync: Instant | None
     manifests: ManifestCounts
     conditions: tuple[Condition, ...]

@@ -117,7 +117,8 @@ class Catalogue:
         self, entry: Parsed, before: ManifestRecord | None, revision: Revision, now: datetime
     ) -> ManifestRecord:
         spec, metadata = entry.job.spec, entry.job.metadata
-        digest = spec_digest(spec)
+        same = before is not None and before.spec == spec  # then its digests need not be worked out again
+        digest = before.spec_digest if before is not None and same else spec_digest(spec)
         if before is None:
             key, generation = JobKey(self.source, metadata.name), 1
         else:
@@ -130,8 +131,8 @@ class Catalogue:
             generation=generation,
             spec=spec,
             spec_digest=digest,
-            work_digest=work_digest(spec),
-            coverage_digest=coverage_digest(spec),
+            work_digest=before.work_digest if before is not None and same else work_digest(spec),
+            coverage_digest=before.coverage_digest if before is not None and same else coverage_digest(spec),
             labels=dict(metadata.labels),
             requested_at=entry.job.requested_at,
             revision=before.revision if before is not None and kept else revision,

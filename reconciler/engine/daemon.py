@@ -1,7 +1,8 @@
 """The daemon: threads that bring jobs to the queue, and threads that look at them.
 
-watch (one per source)  → sync → the jobs that changed
-resync                  → sync of every source, and a look at every job that does not rest
+read (one per source)   → sync at its turns → the jobs that changed
+watch (one per source)  → sync as soon as something is noticed → the jobs that changed
+resync                  → every job that does not rest, by what was read last
 wake                    → the `events` table: whoever changed something, in whatever process
 supervise               → slices whose process is gone
 trim                    → logs and events that nobody keeps any longer
@@ -10,6 +11,7 @@ workers                 → one look at one job at a time
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from random import Random
 
 import structlog
 
-from reconciler.core.errors import ReconcilerError
+from reconciler.core.errors import ReconcilerError, Unavailable
 from reconciler.core.facts import JobKey, Slice, SliceId, SliceState
 from reconciler.core.planning import Blocked
 from reconciler.core.reasons import Reason
@@ -28,7 +30,8 @@ from reconciler.engine.queue import WorkQueue
 from reconciler.engine.reconcile import Look, Reconciler, SourceView
 from reconciler.engine.resolve import blocked_by
 from reconciler.engine.sources import SourceKeeper
-from reconciler.ports import Clock, Executor, JobStore, Liveness, Meter, Request, RequestKind
+from reconciler.engine.turns import Turns, pause_after
+from reconciler.ports import Clock, Executor, JobStore, Liveness, Meter, Request, RequestKind, Source
 
 log = structlog.get_logger()
 
@@ -55,12 +58,22 @@ GIVE_UP = 4
 about 10 to 20 seconds."""
 
 
+A_BUG = "a bug of reconciler; see its log"
+
 UNTELLABLE = frozenset({Reason.STORE_UNAVAILABLE, Reason.STATUS_NOT_WRITTEN})
 """A job's status can't tell of these."""
 
 
 PATIENCE = timedelta(seconds=20)
 """How long who waits for rest waits for the next try of a slice that failed to start before."""
+
+FIRST_READING = timedelta(seconds=5)
+"""How long what is in progress waits for the first reading of its source. Most are read long before, and it then goes on
+by what the manifests say by now, not by what they said when the daemon before ended."""
+
+HEED = 0.1
+"""Seconds within which who waits for the first readings has seen that nothing is to be started any more. Not woken: a
+signal may drain in the middle of anything, and must take no lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,41 +117,60 @@ class Daemon:
         self._restarts: Mapping[SliceId, int] = {}
         self._draining = False
         self._news = threading.Event()
-        self.queue = WorkQueue(clock, Random(), meter.waited)
+        self._random = Random()
+        self._turns = {name: Turns(clock) for name in keepers}
+        self.queue = WorkQueue(clock, self._random, meter.waited)
 
     # -- life --------------------------------------------------------------------------------------------------------
     def start(self, *, once: bool = False) -> None:
-        """Read every source, then start all threads. A source that can't be read is tried again later; `once`: the
-        sources are not read again."""
+        """Start all threads, and read every source at once. Returns when all were read or could not be, after a few
+        seconds in any case; the others are read meanwhile, and again later. `once`: all are waited for, and none is read
+        again unless it moved under a look. Nobody is waited for once the daemon drains."""
         self._seen = self._store.last_event()
         for part in self._store.open_slices():
             self._reconciler.try_again_now(part)
         self._restarts = {part.id: part.restarts for part in self._store.open_slices()}
-        for keeper in self._keepers.values():
-            self._sync(keeper, everything=True)
         for number in range(self._workers):
             self._thread(self._work, f"worker-{number}")
+        for name, keeper in self._keepers.items():
+            self._thread(self._reader(keeper, _never if once else self._pause_of(keeper)), f"read-{name}")
+            if not once:
+                self._thread(self._watcher(keeper), f"watch-{name}")
+        self._wait_for_first_readings(FIRST_READING.total_seconds())
+        for name in self._unread():
+            self._attempt(partial(self._go_on_with_open_runs, name))
         self._thread(lambda: self._every(self._pace.wake, self._read_events), "wake")
         self._thread(lambda: self._every(self._pace.supervise, self._look_at_open_slices), "supervise")
         if once:
+            self._wait_for_first_readings(math.inf)
             return
         self._thread(lambda: self._every(self._pace.resync, self.resync), "resync")
         self._thread(lambda: self._every(self._pace.trim, self._trim, at_once=True), "trim")
-        for keeper in self._keepers.values():
-            self._thread(self._watcher(keeper), f"watch-{keeper.source.name}")
 
     def stop(self, patience: float = 30.0) -> None:
-        """Stop looking at jobs; a look in progress begins nothing any more, and is waited for so many seconds. What runs
-        goes on in its own processes, and is found again."""
+        """Stop looking at jobs and reading sources; a look in progress begins nothing any more, and is waited for so many
+        seconds. What runs goes on in its own processes, and is found again."""
         self.drain()
         self._stop.set()
         self.queue.close()
+        for turns in self._turns.values():
+            turns.close()
+        for keeper in self._keepers.values():
+            self._attempt(keeper.close)
         until = self._clock.monotonic() + patience
         for thread in self._threads:
             thread.join(timeout=max(0.0, until - self._clock.monotonic()))
 
+    def poke(self, source: str) -> bool:
+        """Read a source at once; if it is being read now, once more after that. Returns at once, from any thread. False:
+        there is no such source."""
+        turns = self._turns.get(source)
+        if turns is not None:
+            turns.poke()
+        return turns is not None
+
     def problems(self) -> tuple[str, ...]:
-        """Sources that can't be read now, or whose manifests can't be recorded, a line each."""
+        """Sources that can't be read now or were not read yet, or whose manifests can't be recorded, a line each."""
         unsynced = self.unsynced()
         held = (
             f"source {name}: {condition.message}"
@@ -147,7 +179,8 @@ class Daemon:
             for condition in keeper.status.status.conditions
             if condition.type is ConditionType.READY and condition.status == "False"
         )
-        return (*(f"source {name}: {error}" for name, error in unsynced.items()), *held)
+        unread = (f"source {name}: not read yet" for name in self._unread() if name not in unsynced)
+        return (*(f"source {name}: {error}" for name, error in unsynced.items()), *unread, *held)
 
     def unsynced(self) -> Mapping[str, ReconcilerError]:
         """Why the last sync of a source failed; those whose last one succeeded are left out."""
@@ -188,6 +221,8 @@ class Daemon:
             return False
         if self._draining:
             return True
+        if any(turns.busy() for turns in self._turns.values()):
+            return False
         trying = any(failed.times < GIVE_UP for failed in tuple(self._failed.values()))
         for_them = {self._store.key_of_run(part.run) for part in hopeless}
         return not trying and not self._waiting - for_them and not self._alarms - for_them
@@ -233,42 +268,90 @@ class Daemon:
             log.exception("step_failed_by_a_bug", step=_name_of(step))
 
     # -- bringing jobs to the queue ----------------------------------------------------------------------------------
-    def _sync(self, keeper: SourceKeeper, *, everything: bool = False) -> None:
-        """Read a source and queue the jobs that changed; `everything`: all that do not rest."""
+    def _reader(self, keeper: SourceKeeper, pause: Callable[[int], float]) -> Callable[[], None]:
+        """`pause`: seconds after a reading, by how many failed in a row."""
+        turns = self._turns[keeper.source.name]
+
+        def read() -> None:
+            failures = 0
+            while turns.take():
+                failures = 0 if self._sync(keeper) else failures + 1
+                turns.over(pause(failures))
+
+        return read
+
+    def _pause_of(self, keeper: SourceKeeper) -> Callable[[int], float]:
+        interval = self._pace.resync if keeper.interval is None else keeper.interval
+        return lambda failures: pause_after(failures, interval, self._random)
+
+    def _wait_for_first_readings(self, seconds: float) -> None:
+        until = self._clock.monotonic() + seconds
+        for turns in self._turns.values():
+            while not self._draining and self._clock.monotonic() < until and not turns.first_over.wait(HEED):
+                pass
+
+    def _unread(self) -> Sequence[str]:
+        """Names of the sources of which this process knows nothing so far."""
+        return [name for name, keeper in self._keepers.items() if keeper.current() is None]
+
+    def _sync(self, keeper: SourceKeeper) -> bool:
+        """Read a source and queue the jobs that changed. No error ends who calls; False: it could not be read."""
         started = self._clock.monotonic()
         name = keeper.source.name
         try:
             changed = keeper.sync()
         except ReconcilerError as error:
-            self._unsynced[name] = error
-            self._meter.synced(name, "error", self._clock.monotonic() - started)
-            log.warning("source_not_read", source=name, reason=error.reason.value, why=str(error))
-            self._attempt(self._go_on_with_open_runs)
-            return
+            if not self._stop.is_set():  # else it was closed, and nothing is wrong with it
+                log.warning("source_not_read", source=name, reason=error.reason.value, why=str(error))
+                self._could_not_read(name, error, started)
+            return False
+        except Exception:
+            log.exception("source_not_read_by_a_bug", source=name)
+            self._could_not_read(name, Unavailable(Reason.INTERNAL_ERROR, A_BUG), started)
+            return False
         self._unsynced.pop(name, None)
         self._meter.synced(name, "success", self._clock.monotonic() - started)
-        if everything:
-            changed |= {record.key for record in self._store.manifests(name).values()} - self._reconciler.resting(name)
         for key in sorted(changed):
             self.queue.add(key)
+        return True
 
-    def _go_on_with_open_runs(self) -> None:
+    def _could_not_read(self, name: str, why: ReconcilerError, started: float) -> None:
+        self._unsynced[name] = why
+        self._meter.synced(name, "error", self._clock.monotonic() - started)
+        self._attempt(partial(self._go_on_with_open_runs, name))
+
+    def _go_on_with_open_runs(self, source: str) -> None:
         """What is in progress is seen to its end, even if its source can't be read."""
         for key, _ in self._store.open_runs():
-            self.queue.add(key)
+            if key.source == source:
+                self.queue.add(key)
 
     def resync(self) -> None:
-        """Find what nobody noticed, and give up what nobody needs: copies of the source, leavings of slices."""
+        """Find what nobody noticed, and give up what nobody needs: copies of the sources, leavings of slices. Reads no
+        source."""
         for keeper in self._keepers.values():
-            self._sync(keeper, everything=True)
+            self._attempt(partial(self._bring_restless, keeper))
         self._tidy()
+
+    def _bring_restless(self, keeper: SourceKeeper) -> None:
+        """Queue all jobs of a source that do not rest, by what was read last."""
+        name = keeper.source.name
+        if keeper.current() is None:
+            self._go_on_with_open_runs(name)
+            return
+        known = {record.key for record in self._store.manifests(name).values()}
+        for key in sorted(known - self._reconciler.resting(name)):
+            self.queue.add(key)
 
     def _tidy(self) -> None:
         for keeper in self._keepers.values():
-            keeper.source.release(self._store.revisions_in_use(keeper.source.name))
+            self._attempt(partial(self._release, keeper.source))
         kept = self._executor.kept()  # before the open ones are asked for, or a new one could be among them
         for slice_id in kept - {part.id for part in self._store.open_slices()}:
             self._executor.forget(slice_id)
+
+    def _release(self, source: Source) -> None:
+        source.release(self._store.revisions_in_use(source.name))
 
     def trim(self) -> None:
         """The last thing that `run --once` does before it stops: what the daemon does from time to time."""
@@ -285,8 +368,11 @@ class Daemon:
         self._store.trim_events(EVENTS_KEPT, self._clock.now() - EVENTS_TTL)
 
     def _watcher(self, keeper: SourceKeeper) -> Callable[[], None]:
+        def changed() -> None:
+            self._sync(keeper)
+
         def watch() -> None:
-            keeper.source.watch(lambda: self._sync(keeper), self._stop)
+            keeper.source.watch(changed, self._stop)
 
         return lambda: self._every(self._pace.resync, watch, at_once=True)
 
@@ -329,18 +415,18 @@ class Daemon:
         try:
             look = self._reconciler.look(key)
         except ReconcilerError as error:
+            if self._stop.is_set():
+                return  # its source was closed under it: whoever starts next looks again
             self._notice(error)
             pause = self._retry(key, blocked_by(error))
             log.warning(
                 "look_failed", job=str(key), reason=error.reason.value, why=str(error), again_in=round(pause, 1)
             )
             if error.reason is Reason.SOURCE_MOVED:
-                self._attempt(self.resync)
+                self.poke(key.source)
             result = "error"
         except Exception:
-            pause = self._retry(
-                key, Blocked(Reason.INTERNAL_ERROR, "a bug of reconciler; see its log", permanent=False)
-            )
+            pause = self._retry(key, Blocked(Reason.INTERNAL_ERROR, A_BUG, permanent=False))
             log.exception("look_failed_by_a_bug", job=str(key), again_in=round(pause, 1))
             result = "error"
         else:
@@ -375,6 +461,11 @@ class Daemon:
             self._alarms.add(key)
         if look.again is not None:
             self.queue.add_after(key, look.again)
+
+
+def _never(_: int) -> float:
+    """The pause after a reading that is the last, unless somebody pokes."""
+    return math.inf
 
 
 def _name_of(step: Callable[[], None]) -> str:

@@ -400,6 +400,7 @@ class Reconciler:
             spec=record.spec,
             inventory=self._resolver.inventory_name(snapshot, record.spec.inventory),
             hosts=action.hosts,
+            commit=snapshot.commit,
         )
 
     def _start_wave(self, key: JobKey, action: StartWave) -> Busy | None:

@@ -58,6 +58,7 @@ class Resolver:
             playbook=inspected.facts,
             playbook_digest=inspected.digest,
             limits=self._limits,
+            commit=snapshot.commit,
         )
 
     def resolve_unseen(self, record: ManifestRecord, run: Run | None) -> Desired:
@@ -68,8 +69,9 @@ class Resolver:
             "see: reconciler sources",
             permanent=False,
         )
-        pinned = (run.revision, run.playbook_digest) if run is not None else (Revision(""), "")
-        return Desired(record, pinned[0], away, away, pinned[1], self._limits)
+        if run is None:
+            return Desired(record, Revision(""), away, away, "", self._limits)
+        return Desired(record, run.revision, away, away, run.playbook_digest, self._limits, run.commit)
 
     def inventory_digest(self, snapshot: Snapshot, paths: tuple[str, ...]) -> str | None:
         """The same as long as these inventories give the same hosts; None while they can't be read."""

@@ -65,14 +65,14 @@ def as_pinned(work: SliceWork) -> Timeouts:
 
 
 class SliceProcess:
-    """Runs one slice to its end. `project` finds the unchanging copy of a source at a revision. `timeouts` says how
+    """Runs one slice to its end. `runner_of` gives the runner for a source. `project` finds the unchanging copy of a source at a revision. `timeouts` says how
     long things may take: they steer, so that a change in the middle of a run holds from its next wave on. `mark` is what
     whoever started this process will look for; None: slice and fence."""
 
     def __init__(
         self,
         store: SliceStore,
-        runner: Runner,
+        runner_of: Callable[[str], Runner],
         spool: SpoolWriter,
         clock: Clock,
         project: Callable[[str, Revision], Path],
@@ -81,7 +81,7 @@ class SliceProcess:
         mark: str | None = None,
     ) -> None:
         self._store = store
-        self._runner = runner
+        self._runner_of = runner_of
         self._spool = spool
         self._clock = clock
         self._project = project
@@ -146,7 +146,7 @@ class SliceProcess:
 
     def _prepare(self, work: SliceWork, timeouts: Timeouts, directory: Path) -> PreparedPlaybook:
         spec = work.spec
-        return self._runner.prepare(
+        return self._runner_of(work.key.source).prepare(
             PlaybookWork(
                 directory=directory,
                 project=self._project(work.key.source, work.revision),

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence, Set
+from datetime import timedelta
 
 import structlog
 
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.facts import JobKey, Revision
 from reconciler.core.report import report_invalid, report_source, report_unread_source
-from reconciler.core.status import JobStatus, SourceStatus
+from reconciler.core.status import JobStatus, SourceStatus, to_the_second
 from reconciler.engine.catalogue import Catalogue, Decision
 from reconciler.engine.resolve import blocked_by
 from reconciler.ports import Clock, JobStore, Sink, Snapshot, Source
 
 log = structlog.get_logger()
 
+DECIDED_AGAIN = timedelta(minutes=10)
+"""After so long a source is decided over again, though nothing of it changed."""
+
 
 class SourceKeeper:
     """Keeps the catalogue of one source in step with it."""
 
     def __init__(
-        self, source: Source, catalogue: Catalogue, store: JobStore, sinks: Sequence[Sink], clock: Clock
+        self,
+        source: Source,
+        catalogue: Catalogue,
+        store: JobStore,
+        sinks: Sequence[Sink],
+        clock: Clock,
+        *,
+        interval: timedelta | None = None,
     ) -> None:
+        """`interval`: how often the source is read though nothing was noticed; None: as often as the daemon's pace
+        says."""
         self.source = source
+        self.interval = interval
         self._catalogue = catalogue
         self._store = store
         self._sinks = sinks
@@ -32,8 +46,12 @@ class SourceKeeper:
         self._lock = threading.Lock()
         self._publishing = threading.Lock()
         self._told: frozenset[str] = frozenset()
+        self._closed = False
         self._snapshot: Snapshot | None = None
+        self._finished: Revision | None = None
         self._status: SourceStatus | None = None
+        self._decided: SourceStatus | None = None
+        self._decided_at = clock.monotonic()
         self._invalid: Mapping[str, JobStatus] | None = None
 
     def current(self) -> Snapshot | None:
@@ -46,44 +64,75 @@ class SourceKeeper:
         return self._status
 
     def sync(self) -> frozenset[JobKey]:
-        """Read the source, and write down what its manifests ask for. Returns the jobs to look at. A source that can't
-        be read says so in its status, and raises."""
+        """Read the source, and write down what its manifests ask for. Returns the jobs to look at: those that changed; at
+        a new revision all others that live, too; the first time all, those that were removed included. A source that
+        can't be read says so in its status, and raises."""
         with self._lock:
             try:
                 snapshot = self.source.sync()
                 entries = self._catalogue.read(snapshot)
             except ReconcilerError as error:
-                why = blocked_by(error)
-                self._say(report_unread_source(self.source.name, why, self._previous(), self._clock.now()))
+                if not self._closed:
+                    why = blocked_by(error)
+                    self._say(report_unread_source(self.source.name, why, self._previous(), self._clock.now()))
                 raise
+            if snapshot is self._snapshot and self._is_told(snapshot):
+                return frozenset()
             records = self._store.manifests(self.source.name)
             decision = self._catalogue.decide(entries, records, snapshot.revision, self._clock.now())
-            moved = self._snapshot is None or self._snapshot.revision != snapshot.revision
             with self._publishing:
                 if decision.changed:
                     self._store.save_manifests(decision.changed, decision.causes)
                 self._snapshot = snapshot
             known = {**records, **{record.key.name: record for record in decision.changed}}
-            self._say_invalid(decision, known.keys(), snapshot.revision)
+            self._say_invalid(decision, known.keys(), snapshot)
             self._say(
                 report_source(
                     self.source.name,
                     snapshot.revision,
+                    snapshot.commit,
                     known.values(),
                     decision.rejected,
                     decision.held,
                     self._previous(),
                     self._clock.now(),
                     empty=decision.empty,
+                    notes=snapshot.notes,
                 )
             )
-            changed = {record.key for record in decision.changed}
-            live = {record.key for record in records.values() if record.removed_at is None}
             rejected = frozenset(str(entry.first) for entry in decision.rejected)
             for problem in sorted(rejected - self._told):
                 log.warning("manifest_rejected", source=self.source.name, problem=problem)
             self._told = rejected
-            return frozenset(changed | live if moved else changed)
+            to_look_at = {record.key for record in decision.changed}
+            if self._finished != snapshot.revision:
+                first = self._finished is None
+                to_look_at |= {record.key for record in records.values() if first or record.removed_at is None}
+            self._finished = snapshot.revision  # only now: what was cut short is to be looked at next time
+            self._decided, self._decided_at = self._status, self._clock.monotonic()
+            return frozenset(to_look_at)
+
+    def _is_told(self, snapshot: Snapshot) -> bool:
+        """Whether everything about a snapshot that was decided over before has been written and said: then it is only
+        said that it has been read once more. From time to time it is decided again all the same, in case that somebody
+        else has changed what was written."""
+        recent = self._clock.monotonic() - self._decided_at < DECIDED_AGAIN.total_seconds()
+        if (
+            self._status is None
+            or self._decided is not self._status
+            or self._finished != snapshot.revision
+            or not recent
+        ):
+            return False
+        body = self._status.status.model_copy(update={"last_sync": to_the_second(self._clock.now())})
+        self._say(self._status.model_copy(update={"status": body}))
+        self._decided = self._status
+        return True
+
+    def close(self) -> None:
+        """End what goes on for the source. A reading that fails by it says nothing of the source."""
+        self._closed = True
+        self.source.close()
 
     def _say(self, status: SourceStatus) -> None:
         if status == self._status:
@@ -104,7 +153,7 @@ class SourceKeeper:
             return next(own, None)
         return self._status
 
-    def _say_invalid(self, decision: Decision, accepted: Set[str], revision: Revision) -> None:
+    def _say_invalid(self, decision: Decision, accepted: Set[str], snapshot: Snapshot) -> None:
         """Names that no valid manifest ever had get a status too, as long as something invalid wants them."""
         source, now = self.source.name, self._clock.now()
         said: dict[str, JobStatus] = {}
@@ -112,7 +161,9 @@ class SourceKeeper:
             if entry.name is not None and entry.name not in accepted and entry.name not in said:
                 known = self._invalid.get(entry.name) if self._invalid is not None else None
                 previous = known or self._store.status(JobKey(source, entry.name))
-                said[entry.name] = report_invalid(source, entry.name, entry, revision, previous, now)
+                said[entry.name] = report_invalid(
+                    source, entry.name, entry, snapshot.revision, snapshot.commit, previous, now
+                )
         if said == self._invalid:
             return
         gone = self._store.save_invalid(source, tuple(said.values())) - accepted

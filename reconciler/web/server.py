@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import uvicorn
 from fastapi import FastAPI, Response
 
 from reconciler.core.errors import Refused
 from reconciler.core.reasons import Reason
+from reconciler.web.hooks import Hook, hooks_of
+from reconciler.web.problems import answer_with_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +28,14 @@ class Health:
         return not self.problems
 
 
-def build_web(metrics: Callable[[], bytes], health: Callable[[], Health]) -> FastAPI:
-    """The application. `metrics` is the exposition, ready to be sent; `health` asks database and sources."""
+def build_web(
+    metrics: Callable[[], bytes], health: Callable[[], Health], hooks: Mapping[str, Hook] = MappingProxyType({})
+) -> FastAPI:
+    """The application. `metrics` is the exposition, ready to be sent; `health` asks database and sources; `hooks` has
+    the sources that a webhook may poke, by name."""
     web = FastAPI(title="reconciler", docs_url=None, redoc_url=None, openapi_url=None)
+    answer_with_problems(web)
+    web.include_router(hooks_of(hooks))
 
     @web.get("/metrics")
     def get_metrics() -> Response:

@@ -18,7 +18,8 @@ import pytest
 import watchfiles
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.adapters.directory import DirectorySource, snapshot_tree
+from reconciler.adapters.directory import DirectorySource
+from reconciler.adapters.snapshots import snapshot_tree
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.reasons import Reason
 from reconciler.ports import Clock, Snapshot

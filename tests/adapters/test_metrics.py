@@ -214,6 +214,7 @@ def test_with_a_job_and_a_source_the_page_is_the_catalogue_no_more_and_no_less(
 ) -> None:
     numbers.stored = StoredMetrics((job_status(),), (source_status(),), {}, 3)
     process.synced("default", "success", 0.02)
+    process.status_pushed("default", "success")
     found = families(page)
     assert len(found) == len(CATALOGUE)
     for metric in CATALOGUE:
@@ -357,6 +358,17 @@ def test_every_metric_of_the_docs_is_in_the_catalogue() -> None:
         for word in re.findall(r"[a-z_]+", line):
             if word.startswith(PREFIX):
                 assert word in known
+
+
+def test_readings_of_each_source_are_counted_from_0(numbers: Numbers, clock: FakeClock) -> None:
+    process = ProcessMetrics(["fleet", "network"])
+    page = page_of(numbers, process, clock)
+    for source in ("fleet", "network"):
+        for result in ("success", "error"):
+            assert value(page, "source_sync_total", source=source, result=result) == 0
+    process.synced("network", "error", 60.0)
+    assert value(page, "source_sync_total", source="network", result="error") == 1
+    assert value(page, "source_sync_total", source="fleet", result="error") == 0
 
 
 def test_the_work_of_this_process_is_counted(process: ProcessMetrics, page: MetricsPage) -> None:

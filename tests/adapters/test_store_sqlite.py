@@ -82,12 +82,19 @@ def count(file: sqlite3.Connection, table: str) -> int:
 
 
 # -- the schema ------------------------------------------------------------------------------------------------------
-def test_the_migrations_make_exactly_the_tables_of_the_code(url: str) -> None:
+def differences(url: str) -> list[object]:
+    """Between the database and the tables of the code."""
     engine = connect(url)
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, metadata) == []
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            return list(compare_metadata(context, metadata))
+    finally:
+        engine.dispose()
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_code(url: str) -> None:
+    assert differences(url) == []
 
 
 def test_the_schema_that_is_checked_without_alembic_is_the_newest_migration(url: str) -> None:
@@ -101,6 +108,27 @@ def test_upgrading_again_changes_nothing(world: World, url: str) -> None:
     migrate.upgrade(url)
 
     assert world.statuses()
+
+
+def test_what_was_there_before_commits_were_kept_is_kept_and_has_none(
+    world: World, url: str, file: sqlite3.Connection
+) -> None:
+    run = world.run_to_success("1")
+    before = world.store.run(run), world.store.observe(JOB), world.store.last_event()
+    for column in ("commit_author", "committed_at", "commit_subject", "commit_signer"):
+        file.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+    file.execute("UPDATE alembic_version SET version_num = '0002'")
+    with pytest.raises(Refused, match="has schema 0002"):
+        SqlStore(url, SystemClock())
+
+    migrate.upgrade(url)
+
+    again = SqlStore(url, world.clock)
+    assert (again.run(run), again.observe(JOB), again.last_event()) == before
+    assert again.job_at_rest(JOB)
+    assert {child.commit for child in again.children(run)} == {None}
+    again.close()
+    assert differences(url) == []
 
 
 def test_several_may_upgrade_at_once(path: Path) -> None:

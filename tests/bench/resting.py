@@ -27,9 +27,10 @@ def main(source: Path, state: Path) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     settings = load_settings(None, state_dir=state, http={"listen": "127.0.0.1:0"})
     store = app.create_store(settings)
-    running = app.build_daemon(settings, source, store, None)
+    built = app.build_sources(settings, source, store, working_tree=True)
+    running = app.build_daemon(settings, built, store, None)
     daemon = running.daemon
-    web = app.build_web_server(settings, running, store)
+    web = app.build_web_server(settings, running, store, built)
     web.start()
     begin = time.monotonic()
     daemon.start(once=True)
@@ -39,6 +40,7 @@ def main(source: Path, state: Path) -> None:
     resyncs = []
     for _ in range(5):
         begin = time.monotonic()
+        built[0].source.sync()
         daemon.resync()
         while not daemon.queue.wait_idle(60):
             pass

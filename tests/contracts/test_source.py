@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 
 from reconciler.adapters.directory import DirectorySource
+from reconciler.adapters.git import Access, Followed, Git, GitSource, LocalOrigin, RemoteOrigin
+from reconciler.adapters.snapshots import Copies
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import Revision
 from reconciler.core.reasons import Reason
+from reconciler.core.repository import parse_address
 from reconciler.ports import Snapshot, Source
 from tests.fakes.clock import FakeClock
 from tests.fakes.source import FakeSource
+from tests.gitrepo import make_remote, make_repository
 
 LATER = timedelta(hours=1)
 SOON = 30.0
@@ -31,6 +35,10 @@ class Editable:
     write: Callable[[str, str], None]
     remove: Callable[[str], None]
     again: Callable[[], Source]
+    remembers: bool = False
+    """Whether what it was once can still be read."""
+    tells: bool = True
+    """Whether it notices changes by itself."""
 
 
 def a_fake(_: Path) -> Editable:
@@ -61,13 +69,70 @@ def a_directory(tmp_path: Path) -> Editable:
     return Editable(build(), clock, write, lambda path: (root / path).unlink(), build)
 
 
-@pytest.fixture(params=[a_fake, a_directory], ids=["fake", "directory"])
-def editable(request: pytest.FixtureRequest, tmp_path: Path) -> Editable:
+def a_local_repository(tmp_path: Path) -> Editable:
+    copy = make_repository(tmp_path / "repository")
+    state, clock = tmp_path / "state", FakeClock()
+
+    def build() -> GitSource:
+        git = Git(state, timedelta(seconds=60))
+        return GitSource(
+            "default",
+            git,
+            LocalOrigin(git, copy.place, Followed()),
+            Copies(state / "snapshots", clock),
+            scratch=state,
+            max_files=100,
+            max_bytes=100_000,
+        )
+
+    def write(path: str, content: str) -> None:
+        copy.commit(f"write {path}", **{path: content})
+
+    def remove(path: str) -> None:
+        (copy.place / path).unlink()
+        copy.commit(f"remove {path}")
+
+    return Editable(build(), clock, write, remove, build, remembers=True)
+
+
+def a_remote(tmp_path: Path) -> Editable:
+    bare, copy = make_remote(tmp_path)
+    state, clock = tmp_path / "state", FakeClock()
+
+    def build() -> GitSource:
+        git = Git(state, timedelta(seconds=60), Access(parse_address(f"file://{bare}")))
+        return GitSource(
+            "default",
+            git,
+            RemoteOrigin(git, state / "mirror.git", Followed("main")),
+            Copies(state / "snapshots", clock),
+            scratch=state,
+            max_files=100,
+            max_bytes=100_000,
+        )
+
+    def write(path: str, content: str) -> None:
+        copy.commit(f"write {path}", **{path: content})
+        copy.push()
+
+    def remove(path: str) -> None:
+        (copy.place / path).unlink()
+        copy.commit(f"remove {path}")
+        copy.push()
+
+    return Editable(build(), clock, write, remove, build, remembers=True, tells=False)
+
+
+@pytest.fixture(
+    params=[a_fake, a_directory, a_local_repository, a_remote], ids=["fake", "directory", "local", "remote"]
+)
+def editable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Editable]:
     make: Callable[[Path], Editable] = request.param
     made = make(tmp_path)
     made.write("jobs/a.yaml", "one")
     made.write("playbooks/p.yml", "two")
-    return made
+    yield made
+    made.source.close()
 
 
 def test_a_snapshot_has_every_file_and_its_content(editable: Editable) -> None:
@@ -87,7 +152,9 @@ def test_the_revision_is_that_of_the_content(editable: Editable) -> None:
     assert second.files["jobs/a.yaml"] != first.files["jobs/a.yaml"]
     assert second.files["playbooks/p.yml"] == first.files["playbooks/p.yml"]
     editable.write("jobs/a.yaml", "one")
-    assert editable.source.sync().revision == first.revision
+    again = editable.source.sync()
+    assert again.files == first.files
+    assert editable.remembers or again.revision == first.revision
 
 
 def test_equal_content_has_equal_digests(editable: Editable) -> None:
@@ -100,14 +167,19 @@ def test_a_file_that_is_removed_is_gone(editable: Editable) -> None:
     before = editable.source.sync()
     editable.remove("jobs/a.yaml")
     assert list(editable.source.sync().files) == ["playbooks/p.yml"]
-    with pytest.raises(Unavailable) as moved:
-        before.read("jobs/a.yaml")
-    assert moved.value.reason is Reason.SOURCE_MOVED
+    assert_old_or_nothing(editable, before)
 
 
 def test_content_that_changed_since_is_not_passed_off_as_the_old(editable: Editable) -> None:
     before = editable.source.sync()
     editable.write("jobs/a.yaml", "eno")
+    assert_old_or_nothing(editable, before)
+
+
+def assert_old_or_nothing(editable: Editable, before: Snapshot) -> None:
+    if editable.remembers:
+        assert before.read("jobs/a.yaml") == b"one"
+        return
     with pytest.raises(Unavailable) as moved:
         before.read("jobs/a.yaml")
     assert moved.value.reason is Reason.SOURCE_MOVED
@@ -150,9 +222,12 @@ def test_a_copy_is_found_again_though_the_source_moved_on(editable: Editable) ->
         assert found.read("jobs/a.yaml") == b"one"
 
 
-def test_a_revision_that_passed_without_a_copy_can_not_be_had(editable: Editable) -> None:
+def test_a_revision_that_passed_without_a_copy_is_had_as_it_was_or_not_at_all(editable: Editable) -> None:
     revision = editable.source.sync().revision
     editable.write("jobs/a.yaml", "changed")
+    if editable.remembers:
+        assert editable.source.keep(revision).read("jobs/a.yaml") == b"one"
+        return
     with pytest.raises(Unavailable) as moved:
         editable.source.keep(revision)
     assert moved.value.reason is Reason.SOURCE_MOVED
@@ -209,11 +284,25 @@ def watching(editable: Editable) -> Iterator[Watching]:
 
 
 def test_who_watches_is_told_of_a_change(editable: Editable, watching: Watching) -> None:
+    if not editable.tells:  # a remote is asked at intervals, by the engine
+        assert not watching.seen.acquire(timeout=0.0)
+        return
     for number in range(100):
         editable.write("jobs/a.yaml", f"edit {number}")
         if watching.seen.acquire(timeout=SOON / 100):
             return
     pytest.fail("nobody was told of a hundred changes")
+
+
+def test_what_is_closed_is_read_no_more(editable: Editable) -> None:
+    if isinstance(editable.source, DirectorySource):
+        editable.source.close()
+        assert editable.source.sync().files  # reading a folder ends by itself
+        return
+    editable.source.close()
+    with pytest.raises(Unavailable) as closed:
+        editable.source.sync()
+    assert closed.value.reason is Reason.SOURCE_UNAVAILABLE
 
 
 def test_watching_ends_when_it_is_told_to(watching: Watching) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from reconciler.core.facts import CauseKind, ChildStatus, HostRecord, RunStatus, TaskCounts
+from reconciler.core.facts import CauseKind, ChildStatus, Commit, HostRecord, RunStatus, TaskCounts
 from reconciler.core.manifest import coverage_digest
 from reconciler.core.reasons import Reason
 from reconciler.ports import PlaybookResult
 from tests.builders import (
+    COMMIT,
+    COMMIT_REVISION,
     JOB,
     NOON,
     OTHER_JOB,
@@ -100,6 +103,43 @@ def test_the_pinned_spec_does_not_follow_the_manifest(world: World) -> None:
     world.accept(spec=make_spec(limit=9, extraVars={"package": "apache"}))
 
     assert world.run().spec == spec
+
+
+ODD = Commit(
+    id=COMMIT.id,
+    author="Zoë 🦊 " * 64 + "<zoe@example.org>",
+    date=NOON - timedelta(days=20_000, seconds=1),
+    subject="🚒 fix: '; DROP TABLE jobs; -- \\ %s {{ x }} [bold]" + "ü" * 150,
+    signer="🔑" * 512,
+)
+"""Nothing that a person writes breaks a database."""
+
+
+@pytest.mark.parametrize("commit", [COMMIT, replace(COMMIT, signer="ada@example.org"), replace(COMMIT, author=""), ODD])
+def test_a_run_and_its_children_give_back_their_commit(world: World, commit: Commit) -> None:
+    world.accept()
+    new = make_new_run(world.cause(), hosts("web-1", "web-2"), revision=COMMIT_REVISION, commit=commit)
+    assert world.store.open_run(new)
+    world.run_wave(new.job_id, "web-1", "web-2")
+    world.store.finish_run(new.job_id, RunStatus.SUCCESS, Reason.SUCCEEDED, "")
+
+    observed = world.store.observe(JOB)
+    assert observed.last_success is not None
+    assert world.run().commit == observed.last_success.commit == observed.history[0].commit == commit
+    assert [child.commit for child in world.run().children] == [commit] * 2
+    assert [child.commit for child in world.store.children(new.job_id)] == [commit] * 2
+    assert [child.commit for _, child in world.store.host_history("web-2", None, 10)] == [commit]
+    assert [run.commit for run in world.store.runs(JOB, 10)] == [commit]
+
+
+def test_a_run_of_a_directory_has_no_commit(world: World) -> None:
+    world.run_to_success("1")
+
+    observed = world.store.observe(JOB)
+    assert observed.last_success is not None
+    assert (world.run().commit, observed.last_success.commit, observed.history[0].commit) == (None, None, None)
+    assert {child.commit for child in world.run().children} == {None}
+    assert [child.commit for _, child in world.store.host_history("web-1", None, 10)] == [None]
 
 
 def test_a_thousand_children_are_opened_together(world: World) -> None:

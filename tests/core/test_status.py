@@ -21,9 +21,11 @@ from reconciler.core.facts import (
     ChildStatus,
     HostRecord,
     Observed,
+    Revision,
     Run,
     RunError,
     RunStatus,
+    RunSummary,
     Slice,
     SliceState,
     Stop,
@@ -34,9 +36,18 @@ from reconciler.core.planning import Blocked, Desired, Limits, plan, slice_id
 from reconciler.core.playbook import PlaybookFacts
 from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
-from reconciler.core.report import WaitsFor, progress, report, report_invalid, wave_views
+from reconciler.core.report import WaitsFor, commit_view, progress, report, report_invalid, wave_views
 from reconciler.core.status import Condition, ConditionType, JobStatus, JobStatusBody, Phase
-from tests.builders import NOON, PLAYBOOK_DIGEST, REVISION, make_spec, manifest_record, numbered_hosts
+from tests.builders import (
+    COMMIT,
+    COMMIT_REVISION,
+    NOON,
+    PLAYBOOK_DIGEST,
+    REVISION,
+    make_spec,
+    manifest_record,
+    numbered_hosts,
+)
 
 RUN = "batch-1"
 CHANGED = Cause(CauseKind.SPEC_CHANGED, "generation:2", "the manifest's work fields changed", NOON)
@@ -57,6 +68,7 @@ def make_run(*statuses: ChildStatus, spec: BatchJobSpec | None = None, **fields:
     running = tuple(child.host for child in children if child.status is ChildStatus.RUNNING)
     part = Slice(slice_id(RUN, 1, 1, running), RUN, 1, 1, SliceState.STARTED, running, fence=1, started_at=NOON)
     facts = {
+        "revision": REVISION,
         "status": RunStatus.RUNNING,
         "started_at": NOON,
         "children": children,
@@ -70,10 +82,29 @@ def make_run(*statuses: ChildStatus, spec: BatchJobSpec | None = None, **fields:
         generation=1,
         work_digest=work_digest(spec),
         playbook_digest=PLAYBOOK_DIGEST,
-        revision=REVISION,
         spec=spec,
         created_at=NOON,
         **facts,
+    )
+
+
+def summary(run: Run) -> RunSummary:
+    return RunSummary(
+        job_id=run.job_id,
+        cause=run.cause,
+        generation=run.generation,
+        work_digest=run.work_digest,
+        playbook_digest=run.playbook_digest,
+        revision=run.revision,
+        check_mode=run.spec.check_mode,
+        status=run.status,
+        reason=run.reason,
+        message=run.message,
+        hosts=Counter(child.status for child in run.children),
+        created_at=run.created_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        commit=run.commit,
     )
 
 
@@ -409,14 +440,41 @@ def test_while_the_hosts_can_not_be_read_the_coverage_stays_as_it_was_known() ->
 def test_a_name_that_only_an_invalid_manifest_has_is_invalid_with_place_and_hint() -> None:
     wrong = Problem("jobs/web.yaml", 1, 7, 10, "limit is 0", "give 1 to 20")
     rejected = Rejected("jobs/web.yaml", 1, "web", (wrong,))
-    first = report_invalid("default", "web", rejected, "dir@1", None, NOON)
+    first = report_invalid("default", "web", rejected, COMMIT_REVISION, COMMIT, None, NOON)
     assert (first.status.phase, first.metadata.path) == (Phase.INVALID, "jobs/web.yaml")
     assert first.status.message == "jobs/web.yaml:7:10: limit is 0 (give 1 to 20)"
+    assert (first.status.revision, first.status.commit) == (COMMIT_REVISION, commit_view(COMMIT))
     told = {(c.type, c.status, c.reason) for c in first.status.conditions}
     invalid = Reason.MANIFEST_INVALID
     assert told == {("Ready", "False", invalid), ("Stalled", "True", invalid), ("Accepted", "False", invalid)}
-    later = report_invalid("default", "web", rejected, "dir@1", first, NOON + timedelta(minutes=1))
+    later = report_invalid("default", "web", rejected, COMMIT_REVISION, COMMIT, first, NOON + timedelta(minutes=1))
     assert later == first
+
+
+def test_the_revision_that_was_seen_and_that_of_each_run_name_their_commits() -> None:
+    newer = replace(COMMIT, id="f" * 40, subject="Renew the certificates", signer="release@example.org")
+    desired = replace(make_desired(), revision=Revision(f"main@sha1:{newer.id}"), commit=newer)
+    run = ended(RunStatus.SUCCESS, Reason.SUCCEEDED, SUCCESS, revision=COMMIT_REVISION, commit=COMMIT)
+    body = said(desired, Observed(run=run, last_success=summary(run), history=(summary(run),)))
+    assert body.commit == commit_view(newer)
+    assert body.run is not None
+    assert body.last_success is not None
+    assert body.run.commit == body.last_success.commit == body.history[0].commit == commit_view(COMMIT)
+    assert body.model_dump(mode="json", by_alias=True)["history"][0]["commit"] == {
+        "id": COMMIT.id,
+        "author": "Ada Lovelace <ada@example.org>",
+        "date": "2026-11-22T10:02:00Z",
+        "subject": "Restart nginx after its configuration changed",
+        "signer": None,
+    }
+
+
+def test_a_directory_has_no_commits() -> None:
+    run = ended(RunStatus.SUCCESS, Reason.SUCCEEDED, SUCCESS)
+    body = said(make_desired(), Observed(run=run, last_success=summary(run), history=(summary(run),)))
+    document = body.model_dump(mode="json", by_alias=True)
+    views = (document, document["run"], document["lastSuccess"], document["history"][0])
+    assert [view["commit"] for view in views] == [None] * 4
 
 
 def test_a_condition_remembers_when_it_last_changed() -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.facts import ChildStatus, HostRecord, Observed, Run, RunError, RunStatus, RunSummary, Stop
+from reconciler.core.facts import ChildStatus, HostRecord, Observed, RunError, RunStatus, Stop
 from reconciler.core.planning import Desired, conclude
 from reconciler.core.reasons import Reason
 from tests import status_linter
 from tests.builders import NOON, make_spec
-from tests.core.test_status import make_run, status_of, worlds
+from tests.core.test_status import make_run, status_of, summary, worlds
 
 LATER = timedelta(minutes=5)
 
@@ -47,25 +46,6 @@ def lived(draw: st.DrawFn) -> tuple[Desired, Observed]:
         if not spec.check_mode
     }
     return desired, replace(observed, run=run, hosts=records, history=(summary(run),))
-
-
-def summary(run: Run) -> RunSummary:
-    return RunSummary(
-        job_id=run.job_id,
-        cause=run.cause,
-        generation=run.generation,
-        work_digest=run.work_digest,
-        playbook_digest=run.playbook_digest,
-        revision=run.revision,
-        check_mode=run.spec.check_mode,
-        status=run.status,
-        reason=run.reason,
-        message=run.message,
-        hosts=Counter(child.status for child in run.children),
-        created_at=run.created_at,
-        started_at=run.started_at,
-        finished_at=run.finished_at,
-    )
 
 
 @given(lived())

@@ -10,7 +10,7 @@ from reconciler.core.facts import CauseKind, ManifestRecord
 from reconciler.engine.catalogue import Catalogue, Decision
 from reconciler.ports import NewCause
 from tests.fakes.clock import FakeClock
-from tests.fakes.source import FakeSource
+from tests.fakes.source import FakeSnapshot, FakeSource
 
 BROKEN = "apiVersion: reconciler/v1\nkind: [BatchJob\n"
 
@@ -57,6 +57,31 @@ class Repository:
     @property
     def asked(self) -> list[tuple[str, CauseKind]]:
         return [(cause.key.name, cause.kind) for cause in self.causes]
+
+
+class Counted:
+    """A snapshot that counts what is read of it."""
+
+    def __init__(self, snapshot: FakeSnapshot) -> None:
+        self._snapshot = snapshot
+        self.source, self.revision, self.root = snapshot.source, snapshot.revision, snapshot.root
+        self.files, self.commit, self.notes = snapshot.files, snapshot.commit, snapshot.notes
+        self.reads: list[str] = []
+
+    def read(self, path: str) -> bytes:
+        self.reads.append(path)
+        return self._snapshot.read(path)
+
+
+def test_with_ten_thousand_manifests_a_commit_that_changes_one_costs_one_parse() -> None:
+    source = FakeSource({f"jobs/job-{number}.yaml": manifest(f"job-{number}") for number in range(10_000)})
+    catalogue = Catalogue("default", ["jobs/**/*.yaml"], max_limit=20)
+    first = Counted(source.sync())
+    assert len(catalogue.read(first)) == len(first.reads) == 10_000
+    source.write("jobs/job-77.yaml", manifest("job-77", limit=7))
+    second = Counted(source.sync())
+    assert len(catalogue.read(second)) == 10_000
+    assert second.reads == ["jobs/job-77.yaml"]
 
 
 def test_a_new_manifest_is_generation_one_and_asks_for_a_run() -> None:

@@ -70,7 +70,13 @@ class Bench:
             return work.spec.timeouts.model_copy(update={"wave": self.wave})
 
         process = SliceProcess(
-            self.world.store, self.runner, self.spool, self.world.clock, lambda *_: self.folder, QUICK, timeouts
+            self.world.store,
+            lambda _: self.runner,
+            self.spool,
+            self.world.clock,
+            lambda *_: self.folder,
+            QUICK,
+            timeouts,
         )
         self.recorded = process.run(self.slice_id, self.fence, "worker-1", self.folder / "ansible")
 

@@ -22,7 +22,7 @@ from reconciler.core.facts import JobKey
 from reconciler.core.reasons import Reason
 from reconciler.ports import Clock
 
-SCHEMAS = ("0001", "0002")
+SCHEMAS = ("0001", "0002", "0003")
 """Every schema there has been, oldest first; the last is the one that this version works with. Written down here, so
 that a slice's process can check it without Alembic."""
 

@@ -14,9 +14,11 @@ from reconciler.adapters.store.database import Database
 from reconciler.adapters.store.manifests import read_statuses
 from reconciler.adapters.store.rows import (
     CHILD,
+    COMMIT,
     OPEN_SLICE,
     cause_of,
     child_of,
+    commit_of,
     maybe_reason,
     of_job,
     pinned_spec,
@@ -29,6 +31,7 @@ from reconciler.core.facts import (
     CauseKind,
     Child,
     ChildStatus,
+    Commit,
     HostRecord,
     JobKey,
     Observed,
@@ -84,16 +87,16 @@ class Lookups(Database):
 
     def children(self, run: str) -> Sequence[Child]:
         with self.read() as connection:
-            parent = connection.scalar(select(jobs.c.id).where(jobs.c.job_id == run))
-            return _children(connection, parent) if parent is not None else ()
+            parent = connection.execute(select(jobs.c.id, *COMMIT).where(jobs.c.job_id == run)).one_or_none()
+            return _children(connection, parent.id, commit_of(parent)) if parent is not None else ()
 
     def host_history(self, host: str, since: datetime | None, limit: int) -> Sequence[tuple[JobKey, Child]]:
-        query = select(*CHILD, jobs.c.source, jobs.c.name).where(jobs.c.host == host)
+        query: Select[Any] = select(*CHILD, *COMMIT, jobs.c.source, jobs.c.name).where(jobs.c.host == host)
         if since is not None:
             query = query.where(jobs.c.created_at >= since)
         with self.read() as connection:
             rows = connection.execute(query.order_by(jobs.c.id.desc()).limit(limit))
-            return tuple((JobKey(row.source, row.name), child_of(row)) for row in rows)
+            return tuple((JobKey(row.source, row.name), child_of(row, commit_of(row))) for row in rows)
 
     def log(self, run: str, host: str | None, attempt: int | None, after: int) -> Sequence[SpooledLine]:
         parent = select(jobs.c.id).where(jobs.c.job_id == run)
@@ -133,6 +136,7 @@ def _run(connection: Connection, row: Row[Any]) -> Run:
     """With its children in the order of selection, and its slices from the first wave on."""
     parts = select(slices).where(slices.c.run == row.job_id)
     parts = parts.order_by(slices.c.wave, slices.c.attempt, slices.c.created_at, slices.c.id)
+    commit = commit_of(row)
     return Run(
         job_id=row.job_id,
         cause=CauseKind(row.cause_kind),
@@ -145,6 +149,7 @@ def _run(connection: Connection, row: Row[Any]) -> Run:
         spec=pinned_spec(row),
         status=RunStatus(row.status),
         created_at=row.created_at,
+        commit=commit,
         reason=maybe_reason(row.reason),
         message=row.message,
         started_at=row.started_at,
@@ -153,14 +158,15 @@ def _run(connection: Connection, row: Row[Any]) -> Run:
         error=None
         if row.error_reason is None
         else RunError(reason_of(row.error_reason), row.error_message or "", row.error_hint or ""),
-        children=_children(connection, row.id),
+        children=_children(connection, row.id, commit),
         slices=tuple(slice_of(part, row.job_id) for part in connection.execute(parts)),
     )
 
 
-def _children(connection: Connection, parent: int) -> tuple[Child, ...]:
+def _children(connection: Connection, parent: int, commit: Commit | None) -> tuple[Child, ...]:
+    """Of a run that has this commit."""
     query = select(*CHILD).where(jobs.c.parent_job_id == parent).order_by(jobs.c.ordinal)
-    return tuple(map(child_of, connection.execute(query)))
+    return tuple(child_of(row, commit) for row in connection.execute(query))
 
 
 def _child_counts(connection: Connection, runs: set[int]) -> Mapping[int, Mapping[ChildStatus, int]]:

@@ -15,6 +15,7 @@ from reconciler.core.facts import (
     CauseKind,
     Child,
     ChildStatus,
+    Commit,
     JobKey,
     ManifestRecord,
     Revision,
@@ -127,6 +128,30 @@ def pinned_spec(row: Row[Any]) -> BatchJobSpec:
     return spec_from_json(row.batch_config["spec"])
 
 
+COMMIT = [jobs.c[name] for name in ("revision", "commit_author", "committed_at", "commit_subject", "commit_signer")]
+"""The columns that `commit_of` reads."""
+
+
+def commit_of(row: Row[Any]) -> Commit | None:
+    """The commit that the revision of a row of `jobs` is; None if it is none."""
+    if row.committed_at is None:
+        return None
+    commit_id = row.revision.rpartition(":")[2]
+    return Commit(commit_id, row.commit_author, row.committed_at, row.commit_subject, row.commit_signer)
+
+
+def commit_row(commit: Commit | None) -> dict[str, Any]:
+    """What a row of `jobs` has of it beside the revision."""
+    if commit is None:
+        return {}
+    return {
+        "commit_author": storable(commit.author),
+        "committed_at": commit.date,
+        "commit_subject": storable(commit.subject),
+        "commit_signer": None if commit.signer is None else storable(commit.signer),
+    }
+
+
 CHILD = [
     jobs.c[name]
     for name in (
@@ -137,7 +162,7 @@ CHILD = [
 """The columns that `child_of` reads, in this order: by place, for a run may have 10,000 of them."""
 
 
-def child_of(row: Sequence[Any]) -> Child:
+def child_of(row: Sequence[Any], commit: Commit | None) -> Child:
     job_id, host, host_key, address, ordinal, wave, attempt, status, reason, message, task, started, finished = row[:13]
     return Child(
         job_id,
@@ -154,6 +179,7 @@ def child_of(row: Sequence[Any]) -> Child:
         _task_counts(*row[13:20]),
         started,
         finished,
+        commit,
     )
 
 
@@ -195,4 +221,5 @@ def summary_of(row: Row[Any], hosts: Mapping[ChildStatus, int]) -> RunSummary:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        commit=commit_of(row),
     )

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, func, i
 
 from reconciler.adapters.store.counters import Tally
 from reconciler.adapters.store.manifests import Manifests
-from reconciler.adapters.store.rows import OPEN_RUN, OPEN_SLICE, batch_config, of_job, storable
+from reconciler.adapters.store.rows import OPEN_RUN, OPEN_SLICE, batch_config, commit_row, of_job, storable
 from reconciler.adapters.store.servers import AT_ONCE, in_parts, write_servers
 from reconciler.adapters.store.tables import attempts, causes, host_records, job_logs, jobs, manifests, slices
 from reconciler.adapters.store.upserts import upsert
@@ -35,6 +35,7 @@ class Runs(Manifests):
                 "coverage_digest": new.coverage_digest,
                 "playbook_digest": new.playbook_digest,
                 "revision": new.revision,
+                **commit_row(new.commit),
                 "cause_id": cause_id,
                 "cause_kind": new.cause.kind.value,
                 "check_mode": new.spec.check_mode,

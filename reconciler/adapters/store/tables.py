@@ -109,6 +109,10 @@ jobs = Table(
     Column("coverage_digest", _name(64), nullable=False),
     Column("playbook_digest", _name(64), nullable=False),
     Column("revision", _name(), nullable=False),
+    Column("commit_author", Text),  # this to commit_signer: of a revision that is a commit; its id is in the revision
+    Column("committed_at", Instant),
+    Column("commit_subject", Text),
+    Column("commit_signer", Text),
     Column("cause_id", BigId, ForeignKey("causes.id", ondelete="SET NULL")),
     Column("cause_kind", _name(32)),
     Column("retry_of", _name(80)),  # the job_id of a run

@@ -93,6 +93,7 @@ class KeptRun:
             created_at=run.created_at,
             started_at=run.started_at,
             finished_at=run.finished_at,
+            commit=run.commit,
         )
 
 

@@ -30,10 +30,11 @@ class Runs(Memory):
             spec=new.spec,
             status=RunStatus.PENDING,
             created_at=self.clock.now(),
+            commit=new.commit,
         )
         stem = "job-" + new.job_id.removeprefix("batch-")
         children = {
-            host.name: Child(f"{stem}-{ordinal:04}", host.name, host.host_key, host.address, ordinal)
+            host.name: Child(f"{stem}-{ordinal:04}", host.name, host.host_key, host.address, ordinal, commit=new.commit)
             for ordinal, host in enumerate(new.hosts, start=1)
         }
         self._runs[new.job_id] = KeptRun(new, run, children)
