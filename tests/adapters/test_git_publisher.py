@@ -225,6 +225,7 @@ def test_a_status_file_that_is_gone_is_gone_there_too(board: Board) -> None:
     daemon = board.started()
     daemon.say("patch-web", Phase.RUNNING)
     daemon.say("patch-db", Phase.RUNNING)
+    daemon.tried()
     wait_for(lambda: board.files() == ["default/patch-db.yaml", "default/patch-web.yaml"], "both")
     daemon.forget("patch-db")
     wait_for(lambda: board.files() == ["default/patch-web.yaml"], "its disappearance")
