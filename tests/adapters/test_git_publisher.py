@@ -222,13 +222,14 @@ def test_what_changes_in_one_interval_is_one_commit(board: Board) -> None:
 
 
 def test_a_status_file_that_is_gone_is_gone_there_too(board: Board) -> None:
+    before = board.started()
+    before.say("patch-web", Phase.RUNNING)
+    before.say("patch-db", Phase.RUNNING)
+    before.close()
     daemon = board.started()
-    daemon.say("patch-web", Phase.RUNNING)
-    daemon.say("patch-db", Phase.RUNNING)
-    daemon.tried()
-    wait_for(lambda: board.files() == ["default/patch-db.yaml", "default/patch-web.yaml"], "both")
     daemon.forget("patch-db")
     wait_for(lambda: board.files() == ["default/patch-web.yaml"], "its disappearance")
+    daemon.close()
     assert board.subjects()[0] == "default: patch-db Removed [skip ci]"
 
 
