@@ -10,7 +10,7 @@ import fcntl
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.local import LocalExecutor
 from reconciler.adapters.store import SqlStore
-from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import SliceId
 from reconciler.core.reasons import Reason
 from reconciler.settings import Settings
@@ -217,34 +217,61 @@ def _locked(lock: int, how: int) -> bool:
     return True
 
 
-def build_preview(
-    settings: Settings, root: Path | None, store: SqlStore | None, *, working_tree: bool = False
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What would run. `unread` says which sources could not be read, and why."""
+
+    previews: Sequence[Preview]
+    rejected: Sequence[Rejected]
+    unread: Mapping[str, ReconcilerError]
+
+
+def build_forecast(
+    settings: Settings,
+    root: Path | None,
+    store: SqlStore | None,
+    *,
+    only: str | None = None,
+    working_tree: bool = False,
+) -> Forecast:
+    """What would run of a path, or of the sources of the settings (`only`: of this one). Without a store it is assumed that
+    nothing has run."""
+    previews: list[Preview] = []
+    rejected: list[Rejected] = []
+    unread: dict[str, ReconcilerError] = {}
+    with for_a_look(settings, root, working_tree=working_tree) as built:
+        for each in built:
+            if only is not None and each.source.name != only:
+                continue
+            try:
+                found, wrong = preview_of(settings, each.source.sync(), store)
+            except ReconcilerError as error:
+                unread[each.source.name] = error
+                continue
+            previews += found
+            rejected += wrong
+    return Forecast(previews, rejected, unread)
+
+
+def preview_of(
+    settings: Settings, snapshot: Snapshot, store: SqlStore | None
 ) -> tuple[Sequence[Preview], Sequence[Rejected]]:
-    """What would run of a path, or of the sources of the settings. Without a store it is assumed that nothing has run."""
+    """What would run of one source as it is now."""
     from reconciler.core.facts import Observed
     from reconciler.core.planning import Limits
     from reconciler.engine.catalogue import Catalogue
     from reconciler.engine.preview import preview
     from reconciler.engine.resolve import Resolver
 
-    previews: list[Preview] = []
-    rejected: list[Rejected] = []
-    resolver = Resolver(InventoriesOfSources(settings), Limits(settings.max_running))
-    with for_a_look(settings, root, working_tree=working_tree) as built:
-        for each in built:
-            name = each.source.name
-            found, wrong = preview(
-                each.source.sync(),
-                Catalogue(name, settings.manifests, settings.max_limit),
-                resolver,
-                store.manifests(name) if store is not None else {},
-                store.observe if store is not None else lambda _: Observed(),
-                store.pending_requests if store is not None else lambda _: (),
-                SystemClock().now(),
-            )
-            previews += found
-            rejected += wrong
-    return previews, rejected
+    return preview(
+        snapshot,
+        Catalogue(snapshot.source, settings.manifests, settings.max_limit),
+        Resolver(InventoriesOfSources(settings), Limits(settings.max_running)),
+        store.manifests(snapshot.source) if store is not None else {},
+        store.observe if store is not None else lambda _: Observed(),
+        store.pending_requests if store is not None else lambda _: (),
+        SystemClock().now(),
+    )
 
 
 def build_change(settings: Settings, place: Path, against: str) -> Change:

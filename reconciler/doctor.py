@@ -21,6 +21,7 @@ from reconciler.core.errors import ReconcilerError, Refused
 from reconciler.core.planning import Blocked
 from reconciler.engine.preview import Preview
 from reconciler.settings import Settings
+from reconciler.sources import BuiltSource, for_a_look
 
 LITTLE_SPACE = 1 << 30
 """Bytes free in the state directory below which it is worth a note."""
@@ -36,8 +37,8 @@ class Finding:
     hint: str = ""
 
 
-def examine(settings: Settings, root: Path) -> Iterator[Finding]:
-    """Look at everything, the simplest first."""
+def examine(settings: Settings, path: Path | None) -> Iterator[Finding]:
+    """Look at everything, the simplest first: at a path, or at the sources of the settings if none is given."""
     yield Finding("ok", "python", platform.python_version())
     ansible_found = True
     for finding in _tools(settings):
@@ -45,10 +46,16 @@ def examine(settings: Settings, root: Path) -> Iterator[Finding]:
         yield finding
     yield from _credentials(settings)
     yield from _state(settings)
-    if not root.is_dir():
+    root = path if path is not None or settings.sources else Path()
+    if root is not None and not root.is_dir():
         yield Finding("problem", "source", f"there is no directory {root}", "name the one with the manifests")
-    elif ansible_found:
-        yield from _source(settings, root)
+        return
+    try:
+        with for_a_look(settings, root) as built:
+            for each in built:
+                yield from _source(settings, each, ansible_found=ansible_found)
+    except ReconcilerError as error:
+        yield Finding("problem", "source", error.message, error.hint)
 
 
 def _tools(settings: Settings) -> Iterator[Finding]:
@@ -117,17 +124,26 @@ def _state(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _source(settings: Settings, root: Path) -> Iterator[Finding]:
+def _source(settings: Settings, built: BuiltSource, *, ansible_found: bool) -> Iterator[Finding]:
+    about = f"source {built.source.name}"
     try:
-        previews, rejected = parts.build_preview(settings, root, None)
+        snapshot = built.source.sync()
+        commit = f', "{snapshot.commit.subject}" by {snapshot.commit.author}' if snapshot.commit is not None else ""
+        yield Finding("ok", about, f"{built.place} is read, at {snapshot.revision}{commit}")
+        for note in snapshot.notes:
+            yield Finding("note", about, note)
+        if not ansible_found:
+            return
+        previews, rejected = parts.preview_of(settings, snapshot, None)
+        tree = snapshot.root
     except ReconcilerError as error:
-        yield Finding("problem", "source", error.message, error.hint)
+        yield Finding("problem", about, error.message, error.hint)
         return
     for entry in rejected:
         yield Finding("problem", "manifest", str(entry.first), entry.first.hint)
     if not previews and not rejected:
         globs = " or ".join(settings.manifests)
-        yield Finding("note", "source", f"{root} has no manifest ({globs})", "reconciler new writes one")
+        yield Finding("note", about, f"{built.place} has no manifest ({globs})", "reconciler new writes one")
     for found in previews:
         name, blocked = f"batch {found.desired.record.key.name}", found.plan.blocked
         if blocked is not None:
@@ -139,7 +155,7 @@ def _source(settings: Settings, root: Path) -> Iterator[Finding]:
             yield Finding("ok", name, f"{selected} selected, {would}")
         for warning in found.plan.warnings:
             yield Finding("note", name, warning)
-    yield from _playbooks(settings, root, previews)
+    yield from _playbooks(settings, tree, previews)
 
 
 def _count(number: int, what: str) -> str:
@@ -148,8 +164,8 @@ def _count(number: int, what: str) -> str:
 
 def _playbooks(settings: Settings, root: Path, previews: Sequence[Preview]) -> Iterator[Finding]:
     seen = set()
-    options = parts.ansible_options(settings)
     for found in previews:
+        options = parts.ansible_options(settings, found.key.source)
         spec = found.desired.spec
         question = (spec.playbook, spec.inventory)
         if question in seen or not (root / spec.playbook).is_file():

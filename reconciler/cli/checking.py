@@ -15,12 +15,12 @@ from reconciler.cli import show
 from reconciler.cli.committing import commit_only, repository_of
 from reconciler.cli.markdown import markdown
 from reconciler.cli.options import (
+    CANNOT_TELL,
     CHANGES,
     FAILED,
     USAGE,
     Config,
     MaybeRoot,
-    Root,
     StateDir,
     WorkingTree,
     complain,
@@ -69,6 +69,8 @@ def plan(
     """What would run: which hosts, in which waves, and why. Nothing is started or written down."""
     with said():
         settings = load_settings(config, state_dir=state_dir)
+        if settings.sources and path is not None and name is None and not path.is_dir():
+            path, name = None, str(path)  # with no path to give, the first argument is the batch
         if against is None:
             found = _as_it_is(settings, path, name, working_tree=working_tree)
         elif working_tree:
@@ -76,17 +78,7 @@ def plan(
             raise typer.Exit(USAGE)
         else:
             found = _merged(settings, path or Path(), name, against)
-        if output is PlanFormat.TABLE:
-            if found.about:
-                show.err.print(found.about, markup=False)
-            draw(found)
-        elif output is PlanFormat.MARKDOWN:
-            show.out.print(markdown(found), end="", markup=False)
-        else:
-            show.data(found.data, show.Format(output))
-        for entry in found.rejected:
-            first = entry.first
-            show.problem(first.path, first.line, first.column, first.message, first.hint)
+        _tell(found, output)
         unknown = name is not None and found.empty
         where = "here" if path is None else f"in {path}"
         if unknown:
@@ -95,8 +87,24 @@ def plan(
             show.err.print(f"there is no manifest {where}: is it the root of a source?", markup=False)
         if found.rejected or unknown:
             raise typer.Exit(USAGE)
+        if not found.whole:
+            raise typer.Exit(CANNOT_TELL)
         if detailed and found.runs:
             raise typer.Exit(CHANGES)
+
+
+def _tell(found: Outlook, output: PlanFormat) -> None:
+    if output is PlanFormat.TABLE:
+        if found.about:
+            show.err.print(found.about, markup=False)
+        draw(found)
+    elif output is PlanFormat.MARKDOWN:
+        show.out.print(markdown(found), end="", markup=False)
+    else:
+        show.data(found.data, show.Format(output))
+    for entry in found.rejected:
+        first = entry.first
+        show.problem(first.path, first.line, first.column, first.message, first.hint)
 
 
 def _as_it_is(settings: Settings, path: Path | None, name: str | None, *, working_tree: bool) -> Outlook:
@@ -105,8 +113,14 @@ def _as_it_is(settings: Settings, path: Path | None, name: str | None, *, workin
         warn_of_uncommitted(root, working_tree=working_tree)
     store = parts.open_store(settings) if parts.has_store(settings) else None
     about = "no database there: it is assumed that nothing has run yet" if store is None else ""
-    previews, rejected = parts.build_preview(settings, root, store, working_tree=working_tree)
-    return outlook_of_plan([found for found in previews if name is None or is_named(found.key, name)], rejected, about)
+    only = name.rpartition("/")[0] or None if name is not None else None
+    forecast = parts.build_forecast(settings, root, store, only=only, working_tree=working_tree)
+    for source, error in forecast.unread.items():
+        if len(settings.sources) < 2:
+            raise error
+        complain(f"the source {source} can't be read: {error.message}", error.hint)
+    chosen = [found for found in forecast.previews if name is None or is_named(found.key, name)]
+    return outlook_of_plan(chosen, forecast.rejected, about, whole=not forecast.unread)
 
 
 def _merged(settings: Settings, path: Path, name: str | None, against: str) -> Outlook:
@@ -207,7 +221,7 @@ def _write_and_commit(file: Path, name: str, text: str) -> None:
     show.out.print("push it: pushed commits are picked up by the daemon", markup=False)
 
 
-def doctor(path: Root = Path(), config: Config = None, state_dir: StateDir = None) -> None:
+def doctor(path: MaybeRoot = None, config: Config = None, state_dir: StateDir = None) -> None:
     """Everything a run needs: Ansible, playbooks with their roles and collections, inventory, ssh, database, folders."""
     from reconciler.doctor import examine
 

@@ -57,6 +57,8 @@ class Outlook:
     data: Any
     removed: tuple[ManifestRecord, ...] = ()
     unchanged: int = 0
+    whole: bool = True
+    """Whether every source could be read."""
 
     @property
     def runs(self) -> int:
@@ -68,9 +70,11 @@ class Outlook:
         return not self.jobs and not self.removed and not self.unchanged
 
 
-def outlook_of_plan(found: Sequence[Preview], rejected: Sequence[Rejected], about: str) -> Outlook:
+def outlook_of_plan(
+    found: Sequence[Preview], rejected: Sequence[Rejected], about: str, *, whole: bool = True
+) -> Outlook:
     jobs = tuple(Told(preview, _why_nothing(preview), preview.plan.warnings) for preview in found)
-    return Outlook(about, jobs, tuple(rejected), [_data(preview) for preview in found])
+    return Outlook(about, jobs, tuple(rejected), [_data(preview) for preview in found], whole=whole)
 
 
 def outlook_of_change(change: Change) -> Outlook:

@@ -10,7 +10,9 @@ import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
+from random import Random
 
+import psutil
 import pytest
 import yaml
 
@@ -378,3 +380,47 @@ def test_the_status_can_be_read_from_git(tmp_path: Path) -> None:
     second = work.push("once more")
     assert work.call("run", "--once").code == 0
     assert second in shown(), "what was said last is pushed before it ends"
+
+
+PUSHES = 1_000
+
+
+def test_a_thousand_pushes_while_runs_go_on_and_the_daemon_is_killed_again_and_again(tmp_path: Path) -> None:
+    work = GitWorkspace(tmp_path, hosts=2)
+    work.follow(interval="1s")
+    work.job(limit=1, onChange="Cancel")
+    commits = [work.push("first")]
+    chance = Random(7)
+    daemon = work.start()
+    try:
+        for number in range(1, PUSHES):
+            work.job(limit=1, onChange="Cancel", extraVars={"number": number})
+            commits.append(work.push(f"push {number}"))
+            if chance.random() < 0.01:
+                daemon.kill()
+                daemon.wait()
+                daemon = work.start()
+        work.reached(commits[-1])
+        wait_for(lambda: not work.marked(), "the end of every slice")
+        # The daemon itself and one git that reads contents: nothing of a thousand commits is left in its hands.
+        process = psutil.Process(daemon.pid)
+        wait_for(lambda: len(process.children(recursive=True)) <= 1, "the end of every child")
+        assert process.num_fds() < 100
+        assert process.num_threads() < 40
+    finally:
+        work.end(daemon)
+
+    assert work.status()["commit"]["id"] == commits[-1]
+    revisions = {revision for (revision,) in work.rows("select revision from jobs")}
+    assert len(revisions) > 1
+    assert revisions <= {f"main@sha1:{commit}" for commit in commits}
+    assert work.children() == {"h1": "success", "h2": "success"}
+    assert work.rows("select count(*) from slices where state in ('planned', 'claimed', 'started')") == [(0,)]
+    assert work.rows("select count(*) from host_locks") == [(0,)]
+    ends = {status for (status,) in work.rows("select status from jobs where host is null")}
+    assert ends <= {"success", "cancelled", "failed"}
+    again = work.call("run", "--once")
+    assert again.code == 0, again.err
+    assert len(list((work.state / "snapshots/default").iterdir())) <= len(revisions)
+    assert list((work.state / "slices").iterdir()) == []
+    assert "Traceback" not in work.log.read_text()
