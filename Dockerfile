@@ -15,7 +15,7 @@ LABEL org.opencontainers.image.title="reconciler" \
       org.opencontainers.image.description="GitOps for Ansible batches: bounded waves, a true outcome for every host" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends git openssh-client tini \
+    && apt-get install --yes --no-install-recommends git gpg openssh-client tini \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 reconciler \
     && useradd --uid 10001 --gid 10001 --home-dir /var/lib/reconciler --shell /usr/sbin/nologin reconciler \

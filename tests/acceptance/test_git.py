@@ -247,9 +247,16 @@ def test_three_sources_of_which_one_is_broken(tmp_path: Path) -> None:
     listed = work.call("sources").out
     assert "broken" in listed
     assert "SourceAuthFailed" in listed
-    ambiguous = work.call("history", "second/work")
-    assert ambiguous.code == 0
+    assert work.call("history", "second/work").code == 0
     assert work.call("history", "work").code == 0
+    planned = work.call("plan")
+    assert planned.code == 4, "of one source nobody can tell"
+    assert "the source broken can't be read" in planned.err
+    assert work.call("plan", "second/work").code == 0
+    checked = work.call("doctor")
+    assert checked.code == 1
+    assert re.search(r"problem +source broken", checked.out)
+    assert re.search(rf"ok +source second: {work.bare} is read, at main@sha1:{commit}", checked.out)
 
 
 def test_several_sources_have_the_same_name(tmp_path: Path) -> None:
