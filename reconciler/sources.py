@@ -70,7 +70,8 @@ def source_of_path(settings: Settings, root: Path, state_dir: Path, *, working_t
 
 
 def sources_of_settings(settings: Settings, state_dir: Path) -> Sequence[BuiltSource]:
-    """Those that the settings name. Raises Refused (SettingsInvalid) for what can't be one."""
+    """Those that the settings name. Raises Refused (SettingsInvalid) for a webhook's secret that can't be read; whatever
+    else is wrong with one, its own readings tell, and the others go on."""
     return tuple(
         BuiltSource(
             build_git_source(settings, said, state_dir),
@@ -118,7 +119,7 @@ def build_git_source(
 
 
 def build_git(said: GitSourceSettings, scratch: Path) -> Git:
-    """git with the source's credentials. Raises Refused (SettingsInvalid) for files that can't be read."""
+    """git with the source's credentials."""
     from reconciler.adapters.git import Git
 
     return Git(scratch, said.timeout, access_of(said))
@@ -127,27 +128,25 @@ def build_git(said: GitSourceSettings, scratch: Path) -> Git:
 def access_of(said: GitSourceSettings) -> Access:
     from reconciler.adapters.git import Access
 
-    return Access(
-        parse_address(said.url),
-        ssh_key_file=_readable(said, "ssh_key_file"),
-        known_hosts_file=_readable(said, "known_hosts_file"),
-        token_file=_readable(said, "token_file"),
-        username=said.username,
-    )
+    files = {name: getattr(said, name) for name in ("ssh_key_file", "known_hosts_file", "token_file")}
+    named = {name: None if file is None else _absolute(file) for name, file in files.items()}
+    return Access(parse_address(said.url), username=said.username, **named)
 
 
 def _hook_secret(said: GitSourceSettings) -> bytes | None:
     """The secret of the source's webhook. Raises Refused (SettingsInvalid) if its file can't be read or is empty."""
-    file = _readable(said, "webhook_secret_file")
-    if file is None:
+    if said.webhook_secret_file is None:
         return None
-    secret = file.read_bytes().rstrip(b"\r\n")
+    file = _absolute(said.webhook_secret_file)
+    about = f"source {said.name}: webhook_secret_file names {file}"
+    try:
+        secret = file.read_bytes().rstrip(b"\r\n")
+    except OSError as error:
+        hint = "give the user that runs reconciler permission to read it"
+        raise Refused(Reason.SETTINGS_INVALID, f"{about}, which can't be read: {error.strerror}", hint) from error
     if not secret:
-        raise Refused(
-            Reason.SETTINGS_INVALID,
-            f"source {said.name}: webhook_secret_file names {file}, which is empty",
-            "write the secret to it that the git server signs its hooks with",
-        )
+        hint = "write the secret to it that the git server signs its hooks with"
+        raise Refused(Reason.SETTINGS_INVALID, f"{about}, which is empty", hint)
     return secret
 
 
@@ -199,22 +198,6 @@ def uncommitted(root: Path) -> int:
     except (OSError, subprocess.TimeoutExpired):
         return 0  # a warning is not worth more
     return sum(1 for entry in done.stdout.split(b"\0") if entry)
-
-
-def _readable(said: GitSourceSettings, name: str) -> Path | None:
-    named: Path | None = getattr(said, name)
-    if named is None:
-        return None
-    file = _absolute(named)
-    try:
-        with file.open("rb"):
-            return file
-    except OSError as error:
-        raise Refused(
-            Reason.SETTINGS_INVALID,
-            f"source {said.name}: {name} names {file}, which can't be read: {error.strerror}",
-            "give the user that runs reconciler permission to read it",
-        ) from error
 
 
 def _absolute(path: Path) -> Path:

@@ -139,6 +139,7 @@ class Daemon:
         self._wait_for_first_readings(FIRST_READING.total_seconds())
         for name in self._unread():
             self._attempt(partial(self._go_on_with_open_runs, name))
+        self._attempt(self._go_on_with_runs_of_nobody)
         self._thread(lambda: self._every(self._pace.wake, self._read_events), "wake")
         self._thread(lambda: self._every(self._pace.supervise, self._look_at_open_slices), "supervise")
         if once:
@@ -326,11 +327,18 @@ class Daemon:
             if key.source == source:
                 self.queue.add(key)
 
+    def _go_on_with_runs_of_nobody(self) -> None:
+        """So is what is in progress of a source that nobody reads any more."""
+        for key, _ in self._store.open_runs():
+            if key.source not in self._keepers:
+                self.queue.add(key)
+
     def resync(self) -> None:
         """Find what nobody noticed, and give up what nobody needs: copies of the sources, leavings of slices. Reads no
         source."""
         for keeper in self._keepers.values():
             self._attempt(partial(self._bring_restless, keeper))
+        self._attempt(self._go_on_with_runs_of_nobody)
         self._tidy()
 
     def _bring_restless(self, keeper: SourceKeeper) -> None:

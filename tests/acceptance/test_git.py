@@ -287,10 +287,7 @@ def test_who_names_a_path_and_sources_is_asked_which(tmp_path: Path) -> None:
         ({"path": "../../etc"}, "leaves the repository"),
         ({"verify": "ssh"}, "allowed_signers_file"),
         ({"status": {"branch": "main"}, "branch": "main"}, "would be read as manifests"),
-        ({"token_file": "/nowhere/token"}, "can't be read"),
-        ({"ssh_key_file": "/nowhere/key"}, "can't be read"),
         ({"webhook_secret_file": "/nowhere/secret"}, "can't be read"),
-        ({"url": "/nowhere/at/all"}, "no git repository"),
         ({"interval": "0s"}, "not a duration"),
     ],
 )
@@ -300,6 +297,30 @@ def test_settings_that_can_not_be_meant_say_so(tmp_path: Path, settings: dict[st
     work.follow_all({"default": {"url": str(work.bare), **settings}})
     done = work.call("run", "--once")
     assert (done.code, said in done.err) == (2, True), done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"url": "https://127.0.0.1:1/x.git", "token_file": "/nowhere/token"}, "/nowhere/token, which is not there"),
+        ({"url": "ssh://127.0.0.1:1/x.git", "ssh_key_file": "/nowhere/key"}, "/nowhere/key, which is not there"),
+        ({"url": "/nowhere/at/all"}, "no git repository"),
+        ({"branch": "other"}, "has no branch other"),
+        ({"path": "ansible"}, "has no folder ansible"),
+    ],
+)
+def test_what_keeps_one_source_from_being_read_is_told_of_it(
+    tmp_path: Path, settings: dict[str, object], said: str
+) -> None:
+    work = GitWorkspace(tmp_path, hosts=1)
+    work.push()
+    work.follow_all({"default": {"url": str(work.bare), **settings}})
+    done = work.call("run", "--once")
+    assert (done.code, said in done.err) == (1, True), done.err
+    ready = work.source_condition("Ready")
+    assert ready is not None
+    assert said in ready["message"]
     assert "Traceback" not in done.err
 
 

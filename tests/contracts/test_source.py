@@ -245,6 +245,8 @@ def test_copies_that_nobody_needs_are_removed(editable: Editable) -> None:
     needed = editable.source.keep(editable.source.sync().revision)
     editable.write("jobs/a.yaml", "changed")
     other = editable.source.keep(editable.source.sync().revision)
+    editable.write("jobs/a.yaml", "changed again")
+    editable.source.sync()
     editable.clock.advance(LATER)
     editable.source.release([needed.revision])
     assert editable.source.kept(other.revision) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from random import Random
 from threading import enumerate as living_threads
@@ -62,12 +62,21 @@ class House:
         supervise: timedelta = NEVER,
     ) -> Daemon:
         """`beside`: sources beside that of the world."""
+        return self._build((*beside, self.world.keeper), resync, wake, supervise)
+
+    def build_on_nothing(self) -> Daemon:
+        """On no source at all."""
+        return self._build((), NEVER, QUICK, NEVER)
+
+    def _build(
+        self, keepers: Sequence[SourceKeeper], resync: timedelta, wake: timedelta, supervise: timedelta
+    ) -> Daemon:
         world = self.world
         self.daemon = Daemon(
             world.store,
             world.executor,
             world.reconciler,
-            {keeper.source.name: keeper for keeper in (*beside, world.keeper)},
+            {keeper.source.name: keeper for keeper in keepers},
             world.clock,
             meter=self.meter,
             workers=2,
@@ -591,3 +600,11 @@ def test_who_drains_while_the_sources_are_read_for_the_first_time_waits_for_none
     house.daemon.drain()
     house.daemon.start(once=True)
     assert house.daemon.rested(0.01)
+
+
+def test_a_run_of_a_source_that_nobody_reads_any_more_is_seen_to_its_end(house: House) -> None:
+    house.world.commit(limit=1)
+    house.world.look()  # the run is open, and its first wave admitted
+    house.build_on_nothing().start()
+    wait_for(house.ended(), "the end of the run")
+    assert {child.status for child in house.world.run().children} == {ChildStatus.SUCCESS}

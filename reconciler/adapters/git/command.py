@@ -82,6 +82,18 @@ class Access:
     token_file: Path | None = None
     username: str = "git"
 
+    def check(self) -> None:
+        """Raises Refused (SettingsInvalid) for a file that can't be read."""
+        for name in ("ssh_key_file", "known_hosts_file", "token_file"):
+            file: Path | None = getattr(self, name)
+            if file is not None and not os.access(file, os.R_OK):
+                why = "which may not be read" if file.exists() else "which is not there"
+                raise Refused(
+                    Reason.SETTINGS_INVALID,
+                    f"{self.address}: {name} names {file}, {why}",
+                    "give the user that runs reconciler permission to read it",
+                )
+
 
 class GitFailed(Exception):
     """git ended with an error; `said` is its complaint without credentials."""
@@ -121,22 +133,15 @@ class Git:
         child = self.start(
             *arguments, repository=repository, remote=remote, more=more, settings=settings, stderr=subprocess.PIPE
         )
-        late = threading.Event()
-
-        def expire() -> None:
-            late.set()
-            _kill(child)
-
-        timer = threading.Timer(limit.total_seconds(), expire)
-        timer.start()
         try:
-            wrote, complained = child.communicate(given)
+            ended = child.communicate(given, limit.total_seconds())
+        except subprocess.TimeoutExpired:
+            ended = None
         finally:
-            timer.cancel()
             self.ended(child)
         if self._closed:
             raise _stopped()
-        if late.is_set():
+        if ended is None:
             what = (
                 f"{self.access.address} did not answer" if remote and self.access else f"git {arguments[0]} did not end"
             )
@@ -146,8 +151,8 @@ class Git:
                 "see whether the server is well, or raise the source's timeout",
             )
         if child.returncode:
-            raise GitFailed(child.returncode, _cleaned(complained.decode(errors="replace")))
-        return wrote
+            raise GitFailed(child.returncode, _cleaned(ended[1].decode(errors="replace")))
+        return ended[0]
 
     def start(
         self,
@@ -214,6 +219,7 @@ class Git:
         if not remote or self.access is None:
             return environment
         access = self.access
+        access.check()
         environment["GIT_ALLOW_PROTOCOL"] = access.address.protocol or "file"
         environment["GIT_SSH_VARIANT"] = "ssh"
         environment["GIT_SSH_COMMAND"] = shlex.join(("ssh", *_ssh_options(access)))
@@ -235,7 +241,9 @@ class Git:
 
 
 def _ssh_options(access: Access) -> Sequence[str]:
-    options = ["-oBatchMode=yes", "-oStrictHostKeyChecking=yes", f"-oConnectTimeout={CONNECT_TIMEOUT}"]
+    # A connection that is shared with later ones is a process that outlives git, and has its pipes open.
+    alone = ("-oControlMaster=no", "-oControlPath=none", "-oControlPersist=no")
+    options = ["-oBatchMode=yes", "-oStrictHostKeyChecking=yes", f"-oConnectTimeout={CONNECT_TIMEOUT}", *alone]
     if access.ssh_key_file is not None:
         options += ["-i", str(access.ssh_key_file), "-oIdentitiesOnly=yes"]
     if access.known_hosts_file is not None:

@@ -72,8 +72,11 @@ class Origin(Protocol):
     def mend(self) -> None:
         """After the repository turned out to be damaged: make it readable again, or raise Unavailable."""
 
+    def rest(self) -> None:
+        """Give up what is held open for reading."""
+
     def tidy(self) -> None:
-        """Give up what is not needed any more."""
+        """The same, and what the disk need not hold."""
 
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
         """See ports.Source.watch."""
@@ -112,8 +115,11 @@ class RemoteOrigin:
             self._clone_again(announced)
             self._seen = announced
 
-    def tidy(self) -> None:
+    def rest(self) -> None:
         self.repository.rest()
+
+    def tidy(self) -> None:
+        self.rest()
         if not self._mirror.is_dir():
             return
         try:
@@ -216,7 +222,7 @@ class RemoteOrigin:
             )
         except GitFailed as failure:
             known = meaning(failure, self._address)
-            raise known or damaged(mirror, failure.said) from failure
+            raise known or (self._failure(failure) if first else damaged(mirror, failure.said)) from failure
         except OSError as error:
             raise Unavailable(
                 Reason.NO_SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else Reason.SOURCE_UNAVAILABLE,
@@ -246,22 +252,27 @@ class LocalOrigin:
     """A repository of this machine, bare or with a working tree; what is committed counts, never the working tree."""
 
     def __init__(self, git: Git, place: Path, followed: Followed) -> None:
-        """Raises Refused (SettingsInvalid) if there is no repository."""
         self._git = git
         self._place = place
         self._followed = followed
         self._before: Tip | None = None
-        self.repository = Repository(git, self._find("--absolute-git-dir"))
-        self._common = self._find("--path-format=absolute", "--git-common-dir")
+        self._found: Repository | None = None
+
+    @property
+    def repository(self) -> Repository:
+        """Raises Unavailable (SourceUnavailable) if there is no repository."""
+        if self._found is None:
+            self._found = Repository(self._git, self._find("--absolute-git-dir"))
+        return self._found
 
     def _find(self, *asked: str) -> Path:
         try:
             found = self._git.run("-C", str(self._place), "rev-parse", *asked).decode(errors="surrogateescape")
         except GitFailed as failure:
-            raise Refused(
-                Reason.SETTINGS_INVALID,
+            raise Unavailable(
+                Reason.SOURCE_UNAVAILABLE,
                 f"{self._place} is no git repository: {failure.said}",
-                "name its root, or a url",
+                "name the root of one, or a url; see whether its disk is there",
             ) from failure
         return Path(found.rstrip("\n"))
 
@@ -288,8 +299,12 @@ class LocalOrigin:
     def mend(self) -> None:
         raise damaged(self.repository.directory, "an object can't be read")
 
+    def rest(self) -> None:
+        if self._found is not None:
+            self._found.rest()
+
     def tidy(self) -> None:
-        self.repository.rest()
+        self.rest()
 
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
         """Call `changed` soon after a ref moved, and once when watching has begun. Raises Unavailable if the repository
@@ -305,7 +320,7 @@ class LocalOrigin:
 
     def _folders(self) -> frozenset[Path]:
         """Where refs are written: HEAD and packed ones beside each other, loose ones in folders by their names."""
-        roots = {self.repository.directory, self._common}
+        roots = {self.repository.directory, self._find("--path-format=absolute", "--git-common-dir")}
         below = {
             Path(folder) for root in roots for kind in ("refs", "reftable") for folder, _, _ in os.walk(root / kind)
         }

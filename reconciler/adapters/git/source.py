@@ -26,6 +26,19 @@ from reconciler.core.repository import LONGEST_REF
 _REVISION = re.compile(r"(?P<name>.+)@sha(?:1|256):(?P<commit>[0-9a-f]{40}|[0-9a-f]{64})")
 
 
+class _Checkout:
+    """Where a revision lies: asked for at every look, so that it is only made sure of once, as long as it is there."""
+
+    def __init__(self, make: Callable[[], Path]) -> None:
+        self._make = make
+        self._known: Path | None = None
+
+    def root(self) -> Path:
+        if self._known is None or not self._known.is_dir():
+            self._known = self._make()
+        return self._known
+
+
 @dataclass(frozen=True, slots=True)
 class GitSnapshot:
     """A commit. Its files are read out of the repository; `root` is a checkout, made when it is first asked for."""
@@ -36,11 +49,11 @@ class GitSnapshot:
     notes: tuple[str, ...]
     tree: Tree = field(repr=False)
     _content: Callable[[str], bytes] = field(repr=False)
-    _checkout: Callable[[Revision], Path] = field(repr=False)
+    _checkout: _Checkout = field(repr=False)
 
     @property
     def root(self) -> Path:
-        return self._checkout(self.revision)
+        return self._checkout.root()
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -159,9 +172,9 @@ class GitSource:
         if len(tree.files) > self._max_files:
             raise _too_large(f"{self._max_files:,} files", f"; it has {len(tree.files):,}")
         notes = tuple(f"submodule {path} is left out" for path in tree.submodules)
-        return GitSnapshot(
-            self._name, _revision(tip), commit, (*tip.notes, *notes), tree, self._content, self._checkout
-        )
+        revision = _revision(tip)
+        checkout = _Checkout(lambda: self.keep(revision).root)
+        return GitSnapshot(self._name, revision, commit, (*tip.notes, *notes), tree, self._content, checkout)
 
     def _content(self, blob: str) -> bytes:
         try:
@@ -191,17 +204,16 @@ class GitSource:
         return None if copy is None else self._as_kept(revision, copy)
 
     def release(self, in_use: Iterable[Revision]) -> None:
-        """Remove every other checkout, but for those made or asked for in the last minutes; tidy the mirror."""
+        """Remove every other checkout, but for that of the newest commit and those made or asked for in the last minutes;
+        tidy the mirror."""
+        newest = (self._last.revision,) if self._last is not None else ()
         with self._copying:
-            self._copies.release(in_use)
+            self._copies.release((*in_use, *newest))
             self._intact = {rev: seen for rev, seen in self._intact.items() if self._copies.find(rev) is not None}
         self._origin.tidy()
 
     def _as_kept(self, revision: Revision, copy: Copy) -> GitCopy:
         return GitCopy(self._name, revision, copy.root, copy.files, copy.commit)
-
-    def _checkout(self, revision: Revision) -> Path:
-        return self.keep(revision).root
 
     def _snapshot_of(self, revision: Revision) -> GitSnapshot:
         last = self._last
@@ -283,7 +295,7 @@ class GitSource:
 
     def close(self) -> None:
         self._git.close()
-        self._origin.repository.rest()
+        self._origin.rest()
 
 
 def blob_id(content: bytes, like: str) -> str:
