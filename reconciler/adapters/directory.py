@@ -9,7 +9,6 @@ A run works on a copy (`keep`).
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import errno
 import hashlib
@@ -25,7 +24,8 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Event as Flag
 
-from reconciler.adapters.snapshots import OUTSIDE, UNREADABLE, Copies, remove, why_not
+from reconciler.adapters.snapshots import OUTSIDE, UNREADABLE, Copies, remove, through_links, why_not
+from reconciler.adapters.watching import changes
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import Revision
 from reconciler.core.ignore import IGNORE_FILE, IgnoreRules
@@ -168,7 +168,7 @@ class DirectorySource:
             listing = self._list()
         self._check_size(listing)
         self._digest(listing)
-        paths = list(_with_links(listing))
+        paths = list(through_links(listing.files, listing.links))
         digests = {path: self._known[of].digest for path, of in paths} | dict.fromkeys(listing.leaving, OUTSIDE)
         files = dict(sorted(digests.items()))
         executable = {path for path, of in paths if listing.files[of].mode & stat.S_IXUSR}
@@ -304,7 +304,7 @@ class DirectorySource:
         while not stop.is_set():
             root, folders = _identity(self._root), self._folders()
             begun = False
-            for paths in self._changes(folders, stop):
+            for paths in changes(folders, stop, self._root):
                 if not begun or any(self._concerns_us(path) for path in paths):
                     changed()
                 if _identity(self._root) != root or not paths.isdisjoint(folders):
@@ -319,35 +319,6 @@ class DirectorySource:
         with self._lock:
             listing = self._list()
         return frozenset((self._root, *(self._root / folder for folder in listing.folders)))
-
-    def _changes(self, folders: frozenset[Path], stop: Flag) -> Iterator[frozenset[Path]]:
-        """The paths that changed, several times a second; most often none."""
-        import watchfiles  # here, for the process of a slice reads copies and watches nothing
-
-        try:
-            for changes in watchfiles.watch(
-                *folders,
-                recursive=False,
-                watch_filter=None,
-                debounce=100,
-                step=30,
-                rust_timeout=200,
-                yield_on_timeout=True,
-                stop_event=stop,
-                ignore_permission_denied=True,
-            ):
-                yield frozenset(Path(path) for _, path in changes)
-        except FileNotFoundError:
-            return  # one of them is gone since they were listed
-        except (OSError, RuntimeError) as error:
-            if "decode" in str(error):  # a name that is not UTF-8 ends the watch [watchfiles 1.3]
-                yield frozenset()
-                return
-            raise Unavailable(
-                Reason.SOURCE_UNAVAILABLE,
-                f"{self._root} can't be watched: {error}",
-                "it is still read at every resync; on a limit, raise fs.inotify.max_user_watches",
-            ) from error
 
     def _concerns_us(self, path: Path) -> bool:
         inside = os.path.relpath(path, self._root)
@@ -389,22 +360,6 @@ def _ignore_rules(root: Path) -> IgnoreRules:
             f"{IGNORE_FILE} can't be read: {error.strerror}",
             "it must be a text file; without it nobody knows what is part of the source",
         ) from error
-
-
-def _with_links(listing: _Listing) -> Iterator[tuple[str, str]]:
-    """Each path of the source with the regular file behind it. Links below a folder that is itself reached through a
-    link are not followed, which bounds what links can multiply."""
-    yield from ((path, path) for path in listing.files)
-    paths = sorted(listing.files)
-    for link, target in listing.links.items():
-        if target in listing.files:
-            yield link, target
-            continue
-        start = bisect.bisect_left(paths, f"{target}/")
-        for path in paths[start:]:
-            if not path.startswith(f"{target}/"):
-                break
-            yield link + path[len(target) :], path
 
 
 def _stamp(found: os.stat_result) -> _Stamp:

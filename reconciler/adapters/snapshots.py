@@ -7,6 +7,7 @@ is a commit.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import json
@@ -15,7 +16,7 @@ import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -136,6 +137,21 @@ def snapshot_tree(snapshots_dir: Path, revision: Revision) -> Path | None:
     """Where the files of a copy lie that `keep` made, for a process that has only to run them."""
     folder = _folder_of(snapshots_dir, revision)
     return None if folder is None or not folder.is_dir() else folder / "tree"
+
+
+def through_links(files: Collection[str], links: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Each path of a source with the regular file behind it; `links` maps symbolic links to what they lead to in the end.
+    Links below a folder that is itself reached through a link are not followed, which bounds what links can multiply."""
+    yield from ((path, path) for path in files)
+    paths = sorted(files)
+    for link, target in links.items():
+        if target in files:
+            yield link, target
+            continue
+        for path in paths[bisect.bisect_left(paths, f"{target}/") :]:
+            if not path.startswith(f"{target}/"):
+                break
+            yield link + path[len(target) :], path
 
 
 def why_not(path: str, files: Mapping[str, str], tree: Path | None) -> Refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event as Flag
@@ -16,6 +16,7 @@ import structlog
 from reconciler.adapters.git.command import Git, GitFailed, meaning
 from reconciler.adapters.git.repository import Repository, damaged, killed_leavings
 from reconciler.adapters.snapshots import remove
+from reconciler.adapters.watching import changes
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.reasons import Reason
 
@@ -312,7 +313,7 @@ class LocalOrigin:
         while not stop.is_set():
             folders = self._folders()
             changed()
-            for paths in _changes(folders, stop):
+            for paths in changes(folders, stop, self._place):
                 if any(_moves_refs(path) for path in paths):
                     changed()
                 if paths and self._folders() != folders:
@@ -325,32 +326,6 @@ class LocalOrigin:
             Path(folder) for root in roots for kind in ("refs", "reftable") for folder, _, _ in os.walk(root / kind)
         }
         return frozenset((*roots, *below))
-
-
-def _changes(folders: frozenset[Path], stop: Flag) -> Iterator[frozenset[Path]]:
-    """The paths that changed, several times a second; most often none."""
-    import watchfiles  # here, for who only reads a repository watches nothing
-
-    try:
-        for changes in watchfiles.watch(
-            *folders,
-            recursive=False,
-            watch_filter=None,
-            debounce=100,
-            step=30,
-            rust_timeout=200,
-            yield_on_timeout=True,
-            stop_event=stop,
-        ):
-            yield frozenset(Path(path) for _, path in changes)
-    except FileNotFoundError:
-        return  # one of them is gone since they were listed
-    except (OSError, RuntimeError) as error:
-        raise Unavailable(
-            Reason.SOURCE_UNAVAILABLE,
-            f"the repository can't be watched: {error}",
-            "it is still read at every interval; on a limit, raise fs.inotify.max_user_watches",
-        ) from error
 
 
 def _moves_refs(path: Path) -> bool:

@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from reconciler.adapters.snapshots import OUTSIDE, SUBMODULE
+from reconciler.adapters.snapshots import OUTSIDE, SUBMODULE, through_links
 from reconciler.core.errors import Refused
 from reconciler.core.reasons import Reason
 
@@ -69,7 +69,7 @@ def read_tree(listing: bytes, target_of: Callable[[str], bytes]) -> Tree:
             leaving.append(path)
         elif found in blobs or (_has_below(paths, found) and not path.startswith(f"{found}/")):
             links[path] = found
-    files = dict(_with_links(blobs, links, paths))
+    files = {path: blobs[behind].id for path, behind in through_links(blobs, links)}
     files |= dict.fromkeys(leaving, OUTSIDE) | dict.fromkeys(submodules, SUBMODULE)
     return Tree(blobs, links, dict(sorted(files.items())), tuple(submodules))
 
@@ -141,17 +141,3 @@ def _resolve(path: str, targets: Mapping[str, str | None]) -> str | None:
 def _has_below(paths: Sequence[str], folder: str) -> bool:
     at = bisect.bisect_left(paths, f"{folder}/")
     return at < len(paths) and paths[at].startswith(f"{folder}/")
-
-
-def _with_links(blobs: Mapping[str, Blob], links: Mapping[str, str], paths: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each path with the id behind it. Links below a folder that is itself reached through a link are not followed, which
-    bounds what links can multiply."""
-    yield from ((path, blob.id) for path, blob in blobs.items())
-    for link, target in links.items():
-        if target in blobs:
-            yield link, blobs[target].id
-            continue
-        for path in paths[bisect.bisect_left(paths, f"{target}/") :]:
-            if not path.startswith(f"{target}/"):
-                break
-            yield link + path[len(target) :], blobs[path].id
