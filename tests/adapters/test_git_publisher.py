@@ -581,3 +581,14 @@ def test_a_server_that_never_answers_holds_up_neither_who_writes_nor_the_end(boa
         daemon.close(patience=0.2)
         assert not running_gits()
         assert set(daemon.results) == {"error"}
+
+
+def test_the_main_branch_of_a_repository_is_never_written_to(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.adapters.test_git_publisher.BRANCH", "main")
+    daemon = board.daemon()
+    daemon.branch.start()
+    with capture_logs() as logs:
+        daemon.say("patch-web", Phase.RUNNING)
+        daemon.tried("error")
+    assert git(board.bare, "rev-parse", "main") == board.main
+    assert any("main is the main branch" in entry.get("why", "") for entry in logs)

@@ -21,7 +21,7 @@ from reconciler.adapters.git.command import Git, GitFailed, meaning
 from reconciler.adapters.git.repository import Repository
 from reconciler.adapters.git.source import blob_id
 from reconciler.adapters.snapshots import remove
-from reconciler.core.errors import ReconcilerError, Unavailable
+from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import JobKey
 from reconciler.core.reasons import Reason
 from reconciler.core.repository import parse_address
@@ -249,9 +249,16 @@ class StatusBranch:
         return f"refs/heads/{self._branch}"
 
     def _head(self) -> str | None:
-        """The commit that the branch is at now, there; None if there is no such branch."""
-        said = self._remote("ls-remote", "--end-of-options", self._address.text, self._ref)
-        listed = (line.split("\t") for line in said.decode(errors="replace").splitlines())
+        """The commit that the branch is at now, there; None if there is no such branch. Raises Refused (SettingsInvalid) for
+        the branch that the repository's HEAD is on: people work there."""
+        said = self._remote("ls-remote", "--symref", "--end-of-options", self._address.text, self._ref, "HEAD")
+        listed = [line.split("\t") for line in said.decode(errors="replace").splitlines()]
+        if [f"ref: {self._ref}", "HEAD"] in listed:
+            raise Refused(
+                Reason.SETTINGS_INVALID,
+                f"{self._branch} is the main branch of {self._address}: no status is committed to it",
+                "give status.branch of the source a name of its own",
+            )
         return next((commit for commit, ref in listed if ref == self._ref), None)
 
     def _make(self, head: str | None) -> None:
