@@ -155,7 +155,7 @@ class RemoteOrigin:
             else:
                 found = value
         if found is None:
-            raise not_there(str(self._address), self._followed)
+            raise _not_there(str(self._address), self._followed, "push it")
         return _Announced(name, found)
 
     def _bring(self, announced: _Announced) -> Tip:
@@ -282,7 +282,7 @@ class LocalOrigin:
         name = self._followed.ref if head is None else head
         commit = self.repository.resolve(self._followed.ref)
         if commit is None:
-            raise not_there(str(self._place), self._followed)
+            raise _not_there(str(self._place), self._followed, "commit it")
         before = self._before
         if before is None or (before.name, before.commit) != (short_name(name), commit):
             notes: tuple[str, ...] = ()
@@ -341,9 +341,9 @@ def short_name(ref: str) -> str:
     return ref
 
 
-def not_there(repository: str, followed: Followed) -> Refused:
+def _not_there(repository: str, followed: Followed, remedy: str) -> Refused:
     return Refused(
         Reason.SOURCE_BRANCH_MISSING,
         f"{repository} has no {followed}" if followed.ref != "HEAD" else f"{repository} has no commit yet",
-        "push it; until then nothing starts and nothing is removed",
+        f"{remedy}; until then nothing starts and nothing is removed",
     )
