@@ -53,7 +53,8 @@ class Snapshot(Protocol):
     """A source at one revision.
 
     `files` maps each path (relative, `/` between parts) to a digest of its content; equal digests are equal content.
-    `root` is where the files can be read now; to ask for it may make a copy, and raise what `Source.keep` raises. Only a snapshot from `Source.keep` never changes under its reader.
+    `root` is where the files can be read now; to ask for it the first time may make a copy, and raise what `Source.keep`
+    raises. Only a snapshot from `Source.keep` never changes under its reader.
     """
 
     @property
@@ -93,9 +94,6 @@ class Source(Protocol):
         Raises Unavailable (SourceMoved) if that revision can no longer be had, Refused (SourceTooLarge) if it is too
         large to copy.
         """
-
-    def kept(self, revision: Revision) -> Snapshot | None:
-        """The copy made by an earlier `keep`, by this process or another; None if there is none."""
 
     def release(self, in_use: Iterable[Revision]) -> None:
         """Remove the copies of every other revision."""

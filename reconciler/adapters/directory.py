@@ -242,7 +242,7 @@ class DirectorySource:
     def keep(self, revision: Revision) -> DirectorySnapshot:
         """An unchanging copy of this revision. Raises Unavailable (SourceMoved), Refused (SourceTooLarge)."""
         with self._lock:
-            copy = self.kept(revision)
+            copy = self._kept(revision)
             if copy is None:
                 snapshot, listing = self._read()
                 if snapshot.revision != revision:
@@ -252,6 +252,10 @@ class DirectorySource:
                 self._mend(copy)
             self._copies.asked_for(revision)
             return copy
+
+    def _kept(self, revision: Revision) -> DirectorySnapshot | None:
+        copy = self._copies.find(revision)
+        return None if copy is None else DirectorySnapshot(self._name, revision, copy.root, copy.files)
 
     def _mend(self, copy: DirectorySnapshot) -> None:
         """A playbook may have written into its copy. While the source is at this revision, what differs is copied again."""
@@ -263,10 +267,6 @@ class DirectorySource:
             if snapshot.files[path] != UNREADABLE and not _unchanged(file, copy.root / path):
                 remove(copy.root / path)
                 _copy_file(listing.root, copy.root, path, snapshot.files[path])
-
-    def kept(self, revision: Revision) -> DirectorySnapshot | None:
-        copy = self._copies.find(revision)
-        return None if copy is None else DirectorySnapshot(self._name, revision, copy.root, copy.files)
 
     def release(self, in_use: Iterable[Revision]) -> None:
         """Remove every other copy, but for those made or asked for in the last minutes, and what crashes left."""

@@ -119,15 +119,26 @@ class Copies:
         return None
 
     def release(self, in_use: Iterable[Revision]) -> None:
-        """Remove every other copy, but for those made or asked for in the last minutes, and what crashes left."""
+        """Remove every other copy, but for those made or asked for in the last minutes, and what crashes left. Raises
+        Unavailable, at the end, if some of it can't be removed."""
         now = self._clock.monotonic()
         self._asked_at = {rev: at for rev, at in self._asked_at.items() if now - at < JUST_KEPT}
         folders = (_folder_of(self.folder, revision) for revision in (*in_use, *self._asked_at))
         needed = {folder.name for folder in folders if folder is not None}
+        stuck: list[OSError] = []
         for folder in list(self.folder.iterdir()) if self.folder.is_dir() else ():
             being_made = ".tmp-" in folder.name and self._age(folder) < JUST_KEPT
             if folder.name not in needed and not being_made:
-                remove(folder)
+                try:
+                    remove(folder)
+                except OSError as error:  # a playbook that became somebody else may have left what is not ours
+                    stuck.append(error)
+        if stuck:
+            raise Unavailable(
+                Reason.SOURCE_UNAVAILABLE,
+                f"{len(stuck)} copies that nobody needs can't be removed: {stuck[0]}",
+                "remove them by hand, and see which playbook writes into its own folder as another user",
+            )
 
     def _age(self, folder: Path) -> float:
         return self._clock.now().timestamp() - (_modified(folder) or self._clock.now().timestamp())
@@ -148,10 +159,10 @@ def through_links(files: Collection[str], links: Mapping[str, str]) -> Iterator[
         if target in files:
             yield link, target
             continue
-        for path in paths[bisect.bisect_left(paths, f"{target}/") :]:
-            if not path.startswith(f"{target}/"):
-                break
-            yield link + path[len(target) :], path
+        at = bisect.bisect_left(paths, f"{target}/")
+        while at < len(paths) and paths[at].startswith(f"{target}/"):
+            yield link + paths[at][len(target) :], paths[at]
+            at += 1
 
 
 def why_not(path: str, files: Mapping[str, str], tree: Path | None) -> Refused:

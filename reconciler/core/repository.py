@@ -19,6 +19,7 @@ LONGEST_REF = 180
 _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _SCP = re.compile(r"(?:(?P<user>[^@/:]+)@)?(?P<host>[^@/:]+):(?P<path>(?!/{2}).+)")
 _HELPER = re.compile(r"[A-Za-z0-9+.-]+::")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?!git@)[^/\s@]+@")
 _NOT_IN_A_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(?:^|/)\.|\.(?:lock)?(?:/|$)|^/|/$")
 
@@ -60,9 +61,10 @@ def _address_of_url(text: str, protocol: str, rest: str) -> Address:
         raise ValueError(f"{protocol}:// is no protocol of git that can be used; use https, ssh or file")
     authority, _, path = rest.partition("/")
     credentials, _, host = authority.rpartition("@")
-    if ":" in credentials:
+    if ":" in credentials or (credentials and protocol in ("https", "http")):
         raise ValueError(
-            "a password in a url ends in process lists and logs: write it to a file and name that as token_file"
+            "a user or password in a url ends in process lists and logs: write the token to a file that token_file names, "
+            "and the user as username"
         )
     if host.startswith("-") or credentials.startswith("-"):
         raise ValueError("a repository's host or user does not begin with '-': ssh would take it for an option")
@@ -92,6 +94,11 @@ def check_subpath(path: str) -> str:
     if path.startswith("-") or re.search(r"[\x00-\x1f\x7f]", path) or ":" in path:
         raise ValueError(f"path {path!r} is no folder that can be named here")
     return "" if name == "." else name
+
+
+def plain_text(text: str) -> str:
+    """On one line and without control characters, for text of others that is shown on terminals and pages."""
+    return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def redacted(text: str) -> str:

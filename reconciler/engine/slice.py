@@ -65,9 +65,9 @@ def as_pinned(work: SliceWork) -> Timeouts:
 
 
 class SliceProcess:
-    """Runs one slice to its end. `runner_of` gives the runner for a source. `project` finds the unchanging copy of a source at a revision. `timeouts` says how
-    long things may take: they steer, so that a change in the middle of a run holds from its next wave on. `mark` is what
-    whoever started this process will look for; None: slice and fence."""
+    """Runs one slice to its end. `runner_of` gives the runner for a source; `project` finds the unchanging copy of a source
+    at a revision. `timeouts` says how long things may take: they steer, so that a change in the middle of a run holds from
+    its next wave on. `mark` is what whoever started this process will look for; None: slice and fence."""
 
     def __init__(
         self,

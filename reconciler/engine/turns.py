@@ -76,11 +76,6 @@ class Turns:
             self._next = self._clock.monotonic() + pause
         self.first_over.set()
 
-    def due_in(self) -> float:
-        """Seconds until the next turn; 0 if it is due."""
-        with self._changed:
-            return self._due_in()
-
     def busy(self) -> bool:
         """Whether a turn goes on, or was asked for."""
         with self._changed:
@@ -93,5 +88,6 @@ class Turns:
             self._changed.notify_all()
 
     def _due_in(self) -> float:
+        """Seconds until the next turn; 0 if it is due."""
         due = min(self._next, self._began + APART) if self._poked else self._next
         return max(0.0, due - self._clock.monotonic())

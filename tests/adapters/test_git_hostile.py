@@ -97,11 +97,9 @@ def test_paths_that_no_checkout_would_have_are_refused(house: House, name: str, 
         tree = tree_of(house.repository, ("40000", tree, "jobs"))
     commit_tree(house.repository, tree)
     for source in house.sources():
-        with pytest.raises((Refused, Unavailable)) as refused:
+        with pytest.raises(Refused, match="as no checkout would have it") as refused:
             source.sync()
-        assert refused.value.reason in (Reason.SOURCE_UNSAFE, Reason.SOURCE_UNREACHABLE)
-    with pytest.raises(Refused, match="as no checkout would have it"):
-        house.sources()[0].sync()
+        assert refused.value.reason is Reason.SOURCE_UNSAFE
 
 
 def test_nothing_is_written_through_a_link_that_is_a_folder_too(house: House) -> None:
@@ -269,7 +267,7 @@ def test_more_bytes_than_a_run_may_have_are_refused(house: House) -> None:
         with pytest.raises(Refused) as refused:
             source.keep(snapshot.revision)
         assert refused.value.reason is Reason.SOURCE_TOO_LARGE
-        assert source.kept(snapshot.revision) is None
+        assert not list((house.folder / "state").glob("[01]/*"))
 
 
 def test_a_repository_of_somebody_else_is_read_all_the_same(house: House) -> None:
@@ -278,4 +276,5 @@ def test_a_repository_of_somebody_else_is_read_all_the_same(house: House) -> Non
         pytest.skip("only root can give a folder to somebody else")
     house.repository.commit("one", **{"a.yml": "one"})
     subprocess.run(["chown", "-R", "nobody", str(house.repository.place)], check=True)
-    assert house.sources()[0].sync().read("a.yml") == b"one"
+    for source in house.sources():
+        assert source.sync().read("a.yml") == b"one"

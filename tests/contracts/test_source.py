@@ -12,7 +12,7 @@ import pytest
 
 from reconciler.adapters.directory import DirectorySource
 from reconciler.adapters.git import Access, Followed, Git, GitSource, LocalOrigin, RemoteOrigin
-from reconciler.adapters.snapshots import Copies
+from reconciler.adapters.snapshots import Copies, snapshot_tree
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import Revision
 from reconciler.core.reasons import Reason
@@ -35,6 +35,7 @@ class Editable:
     write: Callable[[str, str], None]
     remove: Callable[[str], None]
     again: Callable[[], Source]
+    has_copy: Callable[[Revision], bool]
     remembers: bool = False
     """Whether what it was once can still be read."""
     tells: bool = True
@@ -43,7 +44,11 @@ class Editable:
 
 def a_fake(_: Path) -> Editable:
     fake = FakeSource()
-    return Editable(fake, FakeClock(), fake.write, fake.remove, lambda: fake)
+    return Editable(fake, FakeClock(), fake.write, fake.remove, lambda: fake, fake.has_copy)
+
+
+def copies_in(folder: Path) -> Callable[[Revision], bool]:
+    return lambda revision: snapshot_tree(folder, revision) is not None
 
 
 def a_directory(tmp_path: Path) -> Editable:
@@ -66,7 +71,9 @@ def a_directory(tmp_path: Path) -> Editable:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(content)
 
-    return Editable(build(), clock, write, lambda path: (root / path).unlink(), build)
+    return Editable(
+        build(), clock, write, lambda path: (root / path).unlink(), build, copies_in(tmp_path / "state" / "snapshots")
+    )
 
 
 def a_local_repository(tmp_path: Path) -> Editable:
@@ -92,7 +99,7 @@ def a_local_repository(tmp_path: Path) -> Editable:
         (copy.place / path).unlink()
         copy.commit(f"remove {path}")
 
-    return Editable(build(), clock, write, remove, build, remembers=True)
+    return Editable(build(), clock, write, remove, build, copies_in(state / "snapshots"), remembers=True)
 
 
 def a_remote(tmp_path: Path) -> Editable:
@@ -120,7 +127,7 @@ def a_remote(tmp_path: Path) -> Editable:
         copy.commit(f"remove {path}")
         copy.push()
 
-    return Editable(build(), clock, write, remove, build, remembers=True, tells=False)
+    return Editable(build(), clock, write, remove, build, copies_in(state / "snapshots"), remembers=True, tells=False)
 
 
 @pytest.fixture(
@@ -213,13 +220,14 @@ def test_a_copy_stays_as_it_was(editable: Editable) -> None:
 
 def test_a_copy_is_found_again_though_the_source_moved_on(editable: Editable) -> None:
     revision = editable.source.sync().revision
-    assert editable.source.kept(revision) is None
+    assert not editable.has_copy(revision)
     first = editable.source.keep(revision)
     editable.write("jobs/a.yaml", "changed")
-    for found in (editable.source.keep(revision), editable.again().kept(revision)):
-        assert found is not None
+    again = editable.again()
+    for found in (editable.source.keep(revision), again.keep(revision)):
         assert (found.root, found.revision) == (first.root, revision)
         assert found.read("jobs/a.yaml") == b"one"
+    again.close()
 
 
 def test_a_revision_that_passed_without_a_copy_is_had_as_it_was_or_not_at_all(editable: Editable) -> None:
@@ -231,12 +239,12 @@ def test_a_revision_that_passed_without_a_copy_is_had_as_it_was_or_not_at_all(ed
     with pytest.raises(Unavailable) as moved:
         editable.source.keep(revision)
     assert moved.value.reason is Reason.SOURCE_MOVED
-    assert editable.source.kept(revision) is None
+    assert not editable.has_copy(revision)
 
 
 @pytest.mark.parametrize("revision", ["", "dir@sha256:../../etc", f"main@sha1:{'0' * 40}", f"dir@sha256:{'0' * 64}"])
 def test_a_revision_that_never_was_can_not_be_had(editable: Editable, revision: str) -> None:
-    assert editable.source.kept(Revision(revision)) is None
+    assert not editable.has_copy(Revision(revision))
     with pytest.raises(Unavailable):
         editable.source.keep(Revision(revision))
 
@@ -249,8 +257,8 @@ def test_copies_that_nobody_needs_are_removed(editable: Editable) -> None:
     editable.source.sync()
     editable.clock.advance(LATER)
     editable.source.release([needed.revision])
-    assert editable.source.kept(other.revision) is None
-    assert editable.source.kept(needed.revision) is not None
+    assert not editable.has_copy(other.revision)
+    assert editable.has_copy(needed.revision)
     assert needed.read("jobs/a.yaml") == b"one"
 
 

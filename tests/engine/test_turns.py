@@ -38,9 +38,9 @@ def test_the_first_is_due_at_once_and_the_next_after_the_pause(turns: Turns, clo
     clock.advance(timedelta(seconds=7))
     turns.over(60)
     assert turns.first_over.is_set()
-    assert turns.due_in() == 60
+    assert turns._due_in() == 60
     clock.advance(MINUTE)
-    assert turns.due_in() == 0
+    assert turns._due_in() == 0
     assert turns.take()
 
 
@@ -74,10 +74,10 @@ def test_a_poke_makes_the_next_due_and_any_number_are_one(turns: Turns, clock: F
     clock.advance(timedelta(seconds=5))
     for _ in range(100):
         turns.poke()
-    assert turns.due_in() == 0
+    assert turns._due_in() == 0
     assert turns.take()
     turns.over(60)
-    assert turns.due_in() == 60
+    assert turns._due_in() == 60
 
 
 def test_a_poke_during_a_turn_is_one_more_after_it(turns: Turns, clock: FakeClock) -> None:
@@ -85,7 +85,7 @@ def test_a_poke_during_a_turn_is_one_more_after_it(turns: Turns, clock: FakeCloc
     turns.poke()
     clock.advance(timedelta(seconds=30))
     turns.over(60)
-    assert turns.due_in() == 0
+    assert turns._due_in() == 0
 
 
 def test_pokes_come_to_no_more_than_a_turn_a_second(turns: Turns, clock: FakeClock) -> None:
@@ -93,17 +93,17 @@ def test_pokes_come_to_no_more_than_a_turn_a_second(turns: Turns, clock: FakeClo
     clock.advance(timedelta(seconds=0.25))
     turns.over(60)
     turns.poke()
-    assert turns.due_in() == APART - 0.25
+    assert turns._due_in() == APART - 0.25
     clock.advance(timedelta(seconds=0.5))
     turns.poke()
-    assert turns.due_in() == APART - 0.75
+    assert turns._due_in() == APART - 0.75
 
 
 def test_a_poke_delays_nothing(turns: Turns) -> None:
     turns.take()
     turns.over(0.25)
     turns.poke()
-    assert turns.due_in() == 0.25
+    assert turns._due_in() == 0.25
 
 
 def test_a_poke_wakes_who_waits(turns: Turns, clock: FakeClock) -> None:

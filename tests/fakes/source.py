@@ -97,8 +97,8 @@ class FakeSource:
             self._copies[revision] = copy
         return self._copies[revision]
 
-    def kept(self, revision: Revision) -> FakeSnapshot | None:
-        return self._copies.get(revision)
+    def has_copy(self, revision: Revision) -> bool:
+        return revision in self._copies
 
     def release(self, in_use: Iterable[Revision]) -> None:
         needed = frozenset(in_use)

@@ -23,7 +23,7 @@ import psutil
 from reconciler.adapters.processes import end
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.reasons import Reason
-from reconciler.core.repository import Address, redacted
+from reconciler.core.repository import Address, plain_text, redacted
 
 KILL_AFTER = 2.0
 """Seconds between TERM and KILL."""
@@ -57,6 +57,10 @@ Username*) printf '%s\\n' "$RECONCILER_GIT_USERNAME" ;;
 esac
 """
 
+_SERVED = (
+    "git -c 'safe.directory=*' -c core.hooksPath=/dev/null -c core.alternateRefsCommand=true -c receive.autogc=false"
+)
+
 _SETTINGS = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -64,6 +68,7 @@ _SETTINGS = (
     "credential.helper=",
     "fetch.fsckObjects=false",
     "gc.auto=0",
+    "http.followRedirects=false",  # the token would go to whatever host the server names
     "log.showSignature=false",
     "maintenance.auto=false",
     "protocol.ext.allow=never",
@@ -270,7 +275,7 @@ def _not_started(error: OSError) -> ReconcilerError:
 
 def _cleaned(said: str) -> str:
     """The complaint for people: on one line, without credentials, control characters, and git's own advice."""
-    lines = (re.sub(r"[\x00-\x1f\x7f]+", " ", line).strip() for line in said.splitlines())
+    lines = (plain_text(line) for line in said.splitlines())
     kept = [line for line in lines if line and not line.startswith(("hint:", "warning: ", "Warning: Permanently"))]
     return redacted("; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in kept))[:1000]
 
@@ -296,6 +301,11 @@ _MEANINGS: Sequence[tuple[Reason, str, str]] = (
     ),
     (Reason.SETTINGS_INVALID, r"transport '[^']*' not allowed", "use https or ssh"),
     (
+        Reason.SETTINGS_INVALID,
+        r"returned error: 30\d|redirect",
+        "the server has it at another address: set url to where a browser ends up",
+    ),
+    (
         Reason.SOURCE_BRANCH_MISSING,
         r"couldn't find remote ref|remote branch .* not found",
         "see branch or tag of the source; push it if it is gone by mistake",
@@ -304,16 +314,26 @@ _MEANINGS: Sequence[tuple[Reason, str, str]] = (
         Reason.SOURCE_UNREACHABLE,
         r"could not resolve|connection (?:refused|timed out|reset|closed)|failed to connect|couldn't connect"
         r"|unable to (?:connect|access)|network is unreachable|no route to host|operation timed out|hung up|early eof"
-        r"|could not read from remote|returned error: (?:5\d\d|429)|unexpected disconnect|ssl|gnutls|kex_exchange",
+        r"|could not read from remote|returned error: (?:5\d\d|429)|unexpected disconnect|\bssl\b|ssl_|certificate|gnutls|kex_exchange",
         "see whether the server is up and can be reached from here; it is tried again",
     ),
 )
 
 
+_PATH = re.compile(r"'[^']*/[^']*'|(?<!\S)/\S+|[a-z]+://\S+")
+
+
+def at_the_other_end(address: Address, service: str) -> tuple[str, ...]:
+    """The option of ls-remote, fetch and push by which a repository on this machine is served: by a git that heeds
+    nothing that the repository names, whoever owns it, and that leaves nothing behind. None for a server."""
+    return (f"--{service}={_SERVED} {service}",) if address.protocol in (None, "file") else ()
+
+
 def meaning(failure: GitFailed, address: Address) -> ReconcilerError | None:
     """What a complaint about a remote means for people; None if it is not about the remote."""
+    words = _PATH.sub("", failure.said.replace(address.text, ""))  # names of folders and hosts are no complaint
     for reason, pattern, hint in _MEANINGS:
-        if re.search(pattern, failure.said, re.IGNORECASE):
+        if re.search(pattern, words, re.IGNORECASE):
             kind = Unavailable if reason in (Reason.NO_SPACE, Reason.SOURCE_UNREACHABLE) else Refused
             return kind(reason, f"{address}: {failure.said}", hint)
     return None

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from reconciler.adapters.git.command import Git, GitFailed, meaning
+from reconciler.adapters.git.command import Git, GitFailed, at_the_other_end, meaning
 from reconciler.adapters.git.repository import Repository, damaged, killed_leavings
 from reconciler.adapters.snapshots import remove
 from reconciler.adapters.watching import changes
@@ -30,6 +30,9 @@ FIRST_TIME = 10
 
 GC_FROM = 6_700
 """Loose objects from which a mirror is packed: git's own default."""
+
+PACKED_AFTER = 50
+"""Fetches, after which it is seen whether a mirror is to be packed; and once after the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +73,11 @@ class Origin(Protocol):
     def newest(self) -> Tip:
         """The newest commit; it can be read out of `repository` from then on. Raises Unavailable and Refused."""
 
-    def mend(self) -> None:
-        """After the repository turned out to be damaged: make it readable again, or raise Unavailable."""
+    def suspect(self) -> bool:
+        """The repository turned out to be damaged. Returns at once; True: the next `newest` makes it readable again."""
 
     def rest(self) -> None:
         """Give up what is held open for reading."""
-
-    def tidy(self) -> None:
-        """The same, and what the disk need not hold."""
 
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
         """See ports.Source.watch."""
@@ -93,7 +93,9 @@ class RemoteOrigin:
         self._address = git.access.address
         self._mirror = mirror
         self._followed = followed
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._suspected = False
+        self._fetches = 0
         self._seen: _Announced | None = None
         self._tip: Tip | None = None
         self.repository = Repository(git, mirror)
@@ -102,38 +104,17 @@ class RemoteOrigin:
         """One small round trip if nothing changed. Raises Unavailable and Refused as `meaning` tells them apart."""
         with self._lock:
             announced = self._ask()
-            if self._tip is None or announced != self._seen:
-                if self._tip is None:
-                    killed_leavings(self._mirror)
+            if self._tip is None or self._suspected or announced != self._seen:
                 self._tip = self._bring(announced)
-                self._seen = announced
+                self._seen, self._suspected = announced, False
             return self._tip
 
-    def mend(self) -> None:
-        with self._lock:
-            announced = self._ask()
-            log.warning("mirror_cloned_again", repository=str(self._address))
-            self._clone_again(announced)
-            self._seen = announced
+    def suspect(self) -> bool:
+        self._suspected = True
+        return True
 
     def rest(self) -> None:
         self.repository.rest()
-
-    def tidy(self) -> None:
-        self.rest()
-        if not self._mirror.is_dir():
-            return
-        try:
-            self._git.run(
-                "gc",
-                "--auto",
-                "--quiet",
-                repository=self._mirror,
-                settings=(f"gc.auto={GC_FROM}", "gc.autoDetach=false"),
-                timeout=self._git.timeout * FIRST_TIME,
-            )
-        except GitFailed as failure:  # it is found out when something of it is needed, and mended then
-            log.warning("mirror_not_tidied", repository=str(self._address), why=failure.said)
 
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
         stop.wait()
@@ -142,7 +123,10 @@ class RemoteOrigin:
     def _ask(self) -> _Announced:
         ref = self._followed.ref
         try:
-            said = self._git.run("ls-remote", "--symref", "--end-of-options", self._address.text, ref, remote=True)
+            other_end = at_the_other_end(self._address, "upload-pack")
+            said = self._git.run(
+                "ls-remote", "--symref", *other_end, "--end-of-options", self._address.text, ref, remote=True
+            )
         except GitFailed as failure:
             raise self._failure(failure) from failure
         found, name = None, ref
@@ -161,33 +145,47 @@ class RemoteOrigin:
     def _bring(self, announced: _Announced) -> Tip:
         """The mirror with what was announced in it. What it had before is known even after a restart."""
         notes: tuple[str, ...] = ()
-        before = None
         try:
+            if self._suspected:
+                raise damaged(self._mirror, "an object can't be read")
             before = self.repository.resolve(TIP) if self._mirror.is_dir() else None
             if before is None or before != announced.identity:
                 self._fetch(self._mirror, announced)
-            commit = self.repository.resolve(TIP)
-            if commit is None:
-                raise damaged(self._mirror, "what was fetched is not there")
+            commit = self._fetched()
             if before is not None and self.repository.rewritten(before, commit):
                 notes = (f"history was rewritten: {before[:12]} is no part of {announced.short} any more",)
+            self._pack_sometimes()
         except Unavailable as error:
             if error.reason is not Reason.SOURCE_CORRUPT:
                 raise
             log.warning("mirror_damaged", repository=str(self._address), why=error.message)
             self._clone_again(announced)
-            commit = self.repository.resolve(TIP)
-            if commit is None:
-                raise
+            commit = self._fetched()
             notes = ("its mirror here was damaged and has been cloned again",)
         for note in notes:
             log.warning("source_noticed", repository=str(self._address), note=note)
         return Tip(announced.short, commit, notes)
 
+    def _fetched(self) -> str:
+        commit = self.repository.resolve(TIP)
+        if commit is None:
+            raise damaged(self._mirror, "what was fetched is not there")
+        return commit
+
+    def _pack_sometimes(self) -> None:
+        """In the reader's own time, and by nothing that goes on when it is over."""
+        self._fetches += 1
+        if self._fetches % PACKED_AFTER != 1:
+            return
+        settings = (f"gc.auto={GC_FROM}", "gc.autoDetach=false", "maintenance.autoDetach=false")
+        limit = self._git.timeout * FIRST_TIME
+        try:
+            self._git.run("gc", "--auto", "--quiet", repository=self._mirror, settings=settings, timeout=limit)
+        except GitFailed as failure:
+            raise damaged(self._mirror, failure.said) from failure
+
     def _clone_again(self, announced: _Announced) -> None:
-        fresh, old = self._mirror.with_suffix(".new"), self._mirror.with_suffix(".old")
-        for left in (fresh, old):
-            remove(left)
+        fresh, old = self._beside()
         try:
             self._fetch(fresh, announced)
             self.repository.rest()
@@ -195,14 +193,25 @@ class RemoteOrigin:
                 self._mirror.rename(old)
             fresh.rename(self._mirror)
         finally:
-            for left in (fresh, old):
-                remove(left)
+            self._clear_away()
+
+    def _beside(self) -> tuple[Path, Path]:
+        """Where a new mirror is made, and an old one put until it is gone."""
+        return self._mirror.with_suffix(".new"), self._mirror.with_suffix(".old")
+
+    def _clear_away(self) -> None:
+        """What a clone or a fetch that was killed has left."""
+        for left in self._beside():
+            remove(left)
+        killed_leavings(self._mirror)
 
     def _fetch(self, mirror: Path, announced: _Announced) -> None:
         """Raises Unavailable (SourceCorrupt) if it is the mirror's fault, and what `meaning` makes of a complaint."""
-        first = not (mirror / "HEAD").is_file()
+        self._clear_away()
+        made = (mirror / "HEAD").is_file()
+        first = not made or Repository(self._git, mirror).resolve(TIP) is None
         try:
-            if first:
+            if not made:
                 remove(mirror)
                 layout = "sha256" if len(announced.identity) == 64 else "sha1"
                 mirror.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -214,6 +223,7 @@ class RemoteOrigin:
                 "--no-tags",
                 "--no-write-fetch-head",
                 "--no-recurse-submodules",
+                *at_the_other_end(self._address, "upload-pack"),
                 "--end-of-options",
                 self._address.text,
                 f"+{announced.name}:{TIP}",
@@ -223,7 +233,7 @@ class RemoteOrigin:
             )
         except GitFailed as failure:
             known = meaning(failure, self._address)
-            raise known or (self._failure(failure) if first else damaged(mirror, failure.said)) from failure
+            raise known or (damaged(mirror, failure.said) if made else self._failure(failure)) from failure
         except OSError as error:
             raise Unavailable(
                 Reason.NO_SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else Reason.SOURCE_UNAVAILABLE,
@@ -261,10 +271,23 @@ class LocalOrigin:
 
     @property
     def repository(self) -> Repository:
-        """Raises Unavailable (SourceUnavailable) if there is no repository."""
+        """Raises Unavailable (SourceUnavailable) if there is none, Refused (SettingsInvalid) if it is one further up."""
         if self._found is None:
-            self._found = Repository(self._git, self._find("--absolute-git-dir"))
+            directory = self._find("--absolute-git-dir")
+            if self._find("--is-bare-repository") != Path("true"):
+                self._see_that_it_is_the_root()
+            self._found = Repository(self._git, directory)
         return self._found
+
+    def _see_that_it_is_the_root(self) -> None:
+        inside = self._find("--show-prefix")
+        if inside != Path():
+            root = self._find("--show-toplevel")
+            raise Refused(
+                Reason.SETTINGS_INVALID,
+                f"{self._place} is a folder of the repository {root}",
+                f"name the repository, with this as the path: url = {str(root)!r}, path = {str(inside)!r}",
+            )
 
     def _find(self, *asked: str) -> Path:
         try:
@@ -297,27 +320,25 @@ class LocalOrigin:
         assert self._before is not None
         return self._before
 
-    def mend(self) -> None:
-        raise damaged(self.repository.directory, "an object can't be read")
+    def suspect(self) -> bool:
+        return False
 
     def rest(self) -> None:
         if self._found is not None:
             self._found.rest()
 
-    def tidy(self) -> None:
-        self.rest()
-
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
         """Call `changed` soon after a ref moved, and once when watching has begun. Raises Unavailable if the repository
         can't be watched."""
         while not stop.is_set():
-            folders = self._folders()
-            changed()
+            folders, begun = self._folders(), False
             for paths in changes(folders, stop, self._place):
-                if any(_moves_refs(path) for path in paths):
+                if not begun or any(_moves_refs(path) for path in paths):
                     changed()
-                if paths and self._folders() != folders:
+                # At the beginning too: a folder made before its parent was watched shows in no event.
+                if (paths or not begun) and self._folders() != folders:
                     break
+                begun = True
 
     def _folders(self) -> frozenset[Path]:
         """Where refs are written: HEAD and packed ones beside each other, loose ones in folders by their names."""

@@ -7,6 +7,7 @@ over a restart, and a publication that failed is made good by the next one.
 from __future__ import annotations
 
 import random
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import structlog
 
-from reconciler.adapters.git.command import Git, GitFailed, meaning
+from reconciler.adapters.git.command import Git, GitFailed, at_the_other_end, meaning
 from reconciler.adapters.git.repository import Repository
 from reconciler.adapters.git.source import blob_id
 from reconciler.adapters.snapshots import remove
@@ -44,8 +45,8 @@ SHORTEST, LONGEST = 1.0, 300.0
 NAMED = 5
 """Changes that a subject names."""
 
-LIFE = 1_000
-"""Commits after which the repository here is made anew. Packing would take longer than to fetch one commit."""
+LIFE = 20_000
+"""Objects written after which the repository here is made anew. Packing would take longer than to fetch one commit."""
 
 NEWEST = "refs/reconciler/newest"
 """What the repository here calls the newest known commit of the branch."""
@@ -55,12 +56,6 @@ _WRITER = {
     for role in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "reconciler"), ("EMAIL", "reconciler@localhost"))
 }
-
-# Where the repository is on this machine, git at the other end is a child of this process, too: the repository may be
-# another user's, and nothing that it names may run. A `gc` would go on when the push is over.
-_OTHER_END = (
-    "git -c 'safe.directory=*' -c core.hooksPath=/dev/null -c core.alternateRefsCommand=true -c receive.autogc=false"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +108,9 @@ class StatusBranch:
         self._said_of_source: SourceStatus | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep_publishing, name=f"status-{source}", daemon=True)
-        self._life = 0
+        self._left = 0
+        """Objects that the repository here may still get; 0: it is made anew."""
+        self._wrote = 0
         self._trouble: Reason | None = None
 
     # -- being told --------------------------------------------------------------------------------------------------
@@ -208,15 +205,16 @@ class StatusBranch:
     # -- one publication ---------------------------------------------------------------------------------------------
     def _publish(self, changes: Changes) -> None:
         """Raises ReconcilerError, OSError; the repository here is then made anew next time, whatever it was."""
-        life, self._life = self._life, 0
+        left, self._left, self._wrote = self._left, 0, 0
         try:
             head = self._head()
-            if life == 0:
+            if left <= 0:
                 self._make(head)
+                left = LIFE
             self._push_onto(head, changes)
         except GitFailed as failure:
             raise self._meaning(failure) from failure
-        self._life = (life or LIFE) - 1
+        self._left = left - self._wrote - 3  # a commit and its trees
 
     def _push_onto(self, head: str | None, changes: Changes) -> None:
         for _ in range(TRIES):
@@ -294,9 +292,7 @@ class StatusBranch:
         self._here("update-ref", NEWEST, commit)
 
     def _remote(self, command: str, *arguments: str) -> bytes:
-        service = "receive-pack" if command == "push" else "upload-pack"
-        local = self._address.protocol in (None, "file")
-        other_end = (f"--{service}={_OTHER_END} {service}",) if local else ()
+        other_end = at_the_other_end(self._address, "receive-pack" if command == "push" else "upload-pack")
         here = None if command == "ls-remote" else self._repository
         return self._git.run(command, *other_end, *arguments, repository=here, remote=True)
 
@@ -319,13 +315,29 @@ class StatusBranch:
     def _blobs(self, head: str | None) -> Mapping[str, str]:
         """The status files, each with the id of its content, which is in the repository here afterwards."""
         known = {_id_of(entry) for entry in self._entries(head, f"{self._source}/")}
-        blobs = {}
+        blobs: dict[str, str] = {}
+        fresh: dict[str, bytes] = {}
         for path in sorted(self._folder.glob("*.yaml")):
             with suppress(FileNotFoundError):  # removed since the folder was listed
                 content = path.read_bytes()
                 blob = blob_id(content, head) if head is not None else ""
-                blobs[path.name] = blob if blob in known else self._here("hash-object", "-w", "--stdin", given=content)
-        return blobs
+                blobs[path.name] = blob
+                if blob not in known:
+                    fresh[path.name] = content
+        return {**blobs, **self._written(fresh)}
+
+    def _written(self, contents: Mapping[str, bytes]) -> Mapping[str, str]:
+        """The ids of these contents, by one git for all of them: a new commit changes every status."""
+        if not contents:
+            return {}
+        numbered = enumerate(contents.values(), start=1)
+        stream = b"".join(b"blob\nmark :%d\ndata %d\n%s\n" % (number, len(text), text) for number, text in numbered)
+        with tempfile.TemporaryDirectory(dir=self._repository) as scratch:
+            marks = Path(scratch) / "marks"
+            self._here("fast-import", "--quiet", f"--export-marks={marks}", given=stream)
+            ids = dict(line.split(" ") for line in marks.read_text().splitlines())
+        self._wrote += len(contents)
+        return {name: ids[f":{number}"] for number, name in enumerate(contents, start=1)}
 
     def _entries(self, head: str | None, *paths: str) -> Sequence[bytes]:
         if head is None:

@@ -8,16 +8,23 @@ import re
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from reconciler.adapters.git.command import Git, GitFailed
-from reconciler.adapters.git.tree import Tree, read_tree
+from reconciler.adapters.git.tree import Tree, read_tree, too_large
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import Commit
 from reconciler.core.reasons import Reason
+from reconciler.core.repository import plain_text
+
+PART = 1 << 20
+"""Bytes of a content that are in memory at a time, where it is copied."""
+
+LONGEST_LINK = 1 << 16
+"""Bytes of what a symbolic link leads to; git would not check out a longer one."""
 
 LONGEST_SUBJECT = 200
 """Characters of a commit's subject that are kept."""
@@ -67,13 +74,13 @@ class Repository:
             )
         except GitFailed as failure:
             raise damaged(self.directory, failure.said) from failure
-        name, mail, at, subject = (_plain(part) for part in f"{said}\0\0\0".split("\0")[:4])
+        name, mail, at, subject = (plain_text(part) for part in f"{said}\0\0\0".split("\0")[:4])
         author = f"{name} <{mail}>" if mail else name
         return Commit(commit, author[:LONGEST_SUBJECT], _moment(at), subject[:LONGEST_SUBJECT])
 
-    def tree(self, commit: str, folder: str) -> Tree:
-        """The files below a folder of a commit; an empty `folder` is the root. Raises Refused (PathMissing, SourceUnsafe),
-        Unavailable (SourceCorrupt)."""
+    def tree(self, commit: str, folder: str, most_files: int) -> Tree:
+        """The files below a folder of a commit; an empty `folder` is the root. Raises Refused (PathMissing, SourceUnsafe,
+        SourceTooLarge), Unavailable (SourceCorrupt)."""
         try:
             listing = self.git.run(
                 "ls-tree",
@@ -92,7 +99,7 @@ class Repository:
                     "see path of the source: it is relative to the root of the repository",
                 ) from failure
             raise damaged(self.directory, failure.said) from failure
-        return read_tree(listing, self.content)
+        return read_tree(listing, lambda link: self.content(link, LONGEST_LINK), most_files)
 
     def _lacks(self, commit: str, folder: str) -> bool:
         try:
@@ -101,22 +108,33 @@ class Repository:
             return False
         return not listed
 
-    def content(self, blob: str) -> bytes:
-        """The content of a blob by its id. Raises Unavailable (SourceCorrupt, SourceTimeout)."""
+    def content(self, blob: str, most: int) -> bytes:
+        """The content of a blob by its id. Raises Unavailable (SourceCorrupt, SourceTimeout), and Refused (SourceTooLarge)
+        before any of it is read if it has more than `most` bytes."""
+        parts: list[bytes] = []
+        self.copy(blob, parts.append, most)
+        return b"".join(parts)
+
+    def copy(self, blob: str, write: Callable[[bytes], object], most: int) -> int:
+        """The same, in parts of bounded size. Returns its size."""
         with self._lock:
             if self._contents is None:
                 self._contents = _Contents(self.git, self.directory)
             try:
-                return self._contents.read(blob)
-            except Unavailable:
+                return self._contents.copy(blob, write, most)
+            except BaseException:  # what is left of the answer would be taken for that to the next question
                 self._drop()
                 raise
 
     def rewritten(self, old: str, new: str) -> bool:
-        """Whether `old` is no ancestor of `new`: somebody rewrote history."""
+        """Whether `old` is no ancestor of `new`: somebody rewrote history. Raises Unavailable (SourceCorrupt)."""
+        if not self.has(old):
+            return True
         try:
             self.git.run("merge-base", "--is-ancestor", old, new, repository=self.directory)
-        except GitFailed:
+        except GitFailed as failure:
+            if failure.code != 1:
+                raise damaged(self.directory, failure.said) from failure
             return True
         return False
 
@@ -150,7 +168,7 @@ class _Contents:
         self._child = git.start("cat-file", "--batch", repository=directory)
         self._buffer = b""
 
-    def read(self, blob: str) -> bytes:
+    def copy(self, blob: str, write: Callable[[bytes], object], most: int) -> int:
         deadline = time.monotonic() + self._git.timeout.total_seconds()
         with self._told_apart():
             assert self._child.stdin is not None  # pipes, both
@@ -159,9 +177,16 @@ class _Contents:
             header = self._take_line(deadline).split(b" ")
             if len(header) != 3 or header[1] != b"blob":
                 raise damaged(self._directory, f"the object {blob} is missing")
-            content = self._take(int(header[2]), deadline)
+            size = int(header[2])
+            if size > most:
+                raise too_large(f"{most:,} bytes", f"; one of its files has {size:,}")
+            left = size
+            while left > 0:
+                part = self._take(min(left, PART), deadline)
+                write(part)
+                left -= len(part)
             self._take(1, deadline)
-        return content
+        return size
 
     @contextmanager
     def _told_apart(self) -> Iterator[None]:
@@ -212,11 +237,6 @@ def damaged(directory: Path, said: str) -> Unavailable:
         f"the repository {directory} is damaged: {said}",
         "a mirror is cloned again by itself; see `git fsck` in a repository of your own",
     )
-
-
-def _plain(text: str) -> str:
-    """On one line and without control characters: it is shown on terminals and pages."""
-    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", " ", text).split())
 
 
 def _moment(seconds: str) -> datetime:

@@ -6,22 +6,29 @@ import hashlib
 import os
 import posixpath
 import re
+import stat
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
+from typing import TypeVar
 
 from reconciler.adapters.git.command import Git
 from reconciler.adapters.git.origins import Origin, Tip
 from reconciler.adapters.git.signatures import Signers, signer_of
-from reconciler.adapters.git.tree import Tree
+from reconciler.adapters.git.tree import Blob, Tree
 from reconciler.adapters.snapshots import OUTSIDE, SUBMODULE, Copies, Copy, not_written, remove, why_not
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import Commit, Revision
 from reconciler.core.reasons import Reason
-from reconciler.core.repository import LONGEST_REF
+from reconciler.core.repository import LONGEST_REF, plain_text
+
+T = TypeVar("T")
+
+SUBMODULES_NAMED = 3
+"""Submodules that a note names; the others are counted."""
 
 _REVISION = re.compile(r"(?P<name>.+)@sha(?:1|256):(?P<commit>[0-9a-f]{40}|[0-9a-f]{64})")
 
@@ -116,8 +123,9 @@ class GitSource:
         self._max_bytes = max_bytes
         self._syncing = threading.Lock()
         self._copying = threading.Lock()
+        self._reader: int | None = None
         self._last: GitSnapshot | None = None
-        self._intact: dict[Revision, Mapping[str, tuple[int, ...]]] = {}
+        self._intact: dict[Revision, Mapping[str, tuple[int, ...] | None]] = {}
 
     @property
     def name(self) -> str:
@@ -128,6 +136,7 @@ class GitSource:
         """The newest commit. Raises Unavailable and Refused with a reason that tells apart what keeps it from being read;
         SourceUnverified if it is not signed as it must be."""
         with self._syncing:
+            self._reader = threading.get_ident()
             tip = self._origin.newest()
             last = self._last
             if last is None or last.revision != _revision(tip):
@@ -137,7 +146,11 @@ class GitSource:
     def before(self, other: str) -> GitSnapshot:
         """The newest commit that what is followed and `other` both descend from. Raises Refused (SourceBranchMissing)."""
         repository = self._origin.repository
-        tip, end = self._origin.newest(), repository.resolve(other)
+        tip = self._origin.newest()
+        try:
+            end = repository.resolve(other)
+        except Unavailable:  # git has many words for what is no name of a commit
+            end = None
         if end is None:
             raise Refused(
                 Reason.SOURCE_BRANCH_MISSING,
@@ -154,13 +167,7 @@ class GitSource:
         return self._read(Tip(other, base))
 
     def _read(self, tip: Tip) -> GitSnapshot:
-        try:
-            return self._read_once(tip)
-        except Unavailable as error:
-            if error.reason is not Reason.SOURCE_CORRUPT:
-                raise
-            self._origin.mend()
-            return self._read_once(tip)
+        return self._mended(lambda: self._read_once(tip))
 
     def _read_once(self, tip: Tip) -> GitSnapshot:
         repository = self._origin.repository
@@ -168,22 +175,27 @@ class GitSource:
         if self._signers is not None:
             signer = signer_of(self._git, repository.directory, tip.commit, self._signers, self._scratch)
             commit = replace(commit, signer=signer)
-        tree = repository.tree(tip.commit, self._folder)
-        if len(tree.files) > self._max_files:
-            raise _too_large(f"{self._max_files:,} files", f"; it has {len(tree.files):,}")
-        notes = tuple(f"submodule {path} is left out" for path in tree.submodules)
+        tree = repository.tree(tip.commit, self._folder, self._max_files)
         revision = _revision(tip)
         checkout = _Checkout(lambda: self.keep(revision).root)
-        return GitSnapshot(self._name, revision, commit, (*tip.notes, *notes), tree, self._content, checkout)
+        notes = (*tip.notes, *_left_out(tree.submodules))
+        return GitSnapshot(self._name, revision, commit, notes, tree, self._content, checkout)
 
     def _content(self, blob: str) -> bytes:
+        return self._mended(lambda: self._origin.repository.content(blob, self._max_bytes))
+
+    def _mended(self, read: Callable[[], T]) -> T:
+        """What `read` reads. Of a damaged mirror the one who reads the source makes a new one; nobody else waits for the
+        network, but has it read again."""
         try:
-            return self._origin.repository.content(blob)
+            return read()
         except Unavailable as error:
-            if error.reason is not Reason.SOURCE_CORRUPT:
+            if error.reason is not Reason.SOURCE_CORRUPT or not self._origin.suspect():
                 raise
-            self._origin.mend()
-            return self._origin.repository.content(blob)
+            if threading.get_ident() != self._reader:
+                raise Unavailable(Reason.SOURCE_MOVED, error.message, "it is cloned again") from error
+        self._origin.newest()
+        return read()
 
     # -- copies ------------------------------------------------------------------------------------------------------
     def keep(self, revision: Revision) -> GitCopy:
@@ -193,27 +205,20 @@ class GitSource:
             copy = self._copies.find(revision)
             if copy is None:
                 copy = self._check_out(self._snapshot_of(revision))
-                self._intact[revision] = {path: _stamp(copy.root / path) or () for path in copy.files}
+                self._intact[revision] = self._stamps(copy)
             else:
                 self._mend(revision, copy)
             self._copies.asked_for(revision)
-            return self._as_kept(revision, copy)
-
-    def kept(self, revision: Revision) -> GitCopy | None:
-        copy = self._copies.find(revision)
-        return None if copy is None else self._as_kept(revision, copy)
+            return GitCopy(self._name, revision, copy.root, copy.files, copy.commit)
 
     def release(self, in_use: Iterable[Revision]) -> None:
         """Remove every other checkout, but for that of the newest commit and those made or asked for in the last minutes;
-        tidy the mirror."""
+        give up what is held open for reading. Raises Unavailable if some of it can't be removed."""
         newest = (self._last.revision,) if self._last is not None else ()
+        self._origin.rest()
         with self._copying:
-            self._copies.release((*in_use, *newest))
             self._intact = {rev: seen for rev, seen in self._intact.items() if self._copies.find(rev) is not None}
-        self._origin.tidy()
-
-    def _as_kept(self, revision: Revision, copy: Copy) -> GitCopy:
-        return GitCopy(self._name, revision, copy.root, copy.files, copy.commit)
+            self._copies.release((*in_use, *newest))
 
     def _snapshot_of(self, revision: Revision) -> GitSnapshot:
         last = self._last
@@ -238,56 +243,56 @@ class GitSource:
         committed = int(max(0.0, snapshot.commit.date.timestamp()))
         left = self._max_bytes
         for path, blob in snapshot.tree.blobs.items():
-            content = self._content(blob.id)
-            left -= len(content)
-            if left < 0:
-                raise _too_large(f"{self._max_bytes:,} bytes")
             at = committed * 1_000_000_000
             if before is not None and before.files.get(path) == blob.id:
                 with suppress(FileNotFoundError):
                     at = (before.root / path).lstat().st_mtime_ns
-            _write(place / path, content, 0o755 if blob.executable else 0o644, at)
+            left -= self._write(place / path, blob, left, at)
         for path, target in snapshot.tree.links.items():
-            (place / path).parent.mkdir(parents=True, exist_ok=True)
-            (place / path).symlink_to(os.path.relpath(target, posixpath.dirname(path) or "."))
+            _link(place / path, path, target)
+
+    def _write(self, file: Path, blob: Blob, most: int, at: int) -> int:
+        """One file, whole or not at all, whatever was in its place; returns its size."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        being_made = file.with_name(f".{file.name[:200]}.being-made")
+
+        def write() -> int:
+            with being_made.open("wb") as written:
+                size = self._origin.repository.copy(blob.id, written.write, most)
+                os.fchmod(written.fileno(), 0o755 if blob.executable else 0o644)
+                written.flush()  # what is written later would set the time again
+                os.utime(written.fileno(), ns=(at, at))
+            return size
+
+        try:
+            size = self._mended(write)
+            being_made.replace(file)
+        finally:
+            being_made.unlink(missing_ok=True)
+        return size
+
+    def _stamps(self, copy: Copy) -> Mapping[str, tuple[int, ...] | None]:
+        return {path: _stamp(copy.root / path) for path in copy.files}
 
     def _mend(self, revision: Revision, copy: Copy) -> None:
-        """A playbook may have written into its checkout: what differs from what was committed is written again. Files that
-        were found intact are not read again until their times say otherwise."""
-        seen = self._intact.get(revision, {})
-        intact: dict[str, tuple[int, ...]] = {}
-        for path, digest in copy.files.items():
-            file = copy.root / path
-            stamp = _stamp(file)
-            if digest in (OUTSIDE, SUBMODULE) or (stamp is not None and seen.get(path) == stamp):
-                intact[path] = stamp or ()
-                continue
-            try:
-                spoilt = stamp is None or blob_id(file.read_bytes(), digest) != digest
-            except OSError:
-                spoilt = True
-            if spoilt and not self._restore(revision, copy, path, digest):
-                continue
-            intact[path] = _stamp(file) or ()
-        self._intact[revision] = intact
-
-    def _restore(self, revision: Revision, copy: Copy, path: str, digest: str) -> bool:
-        """Whether it could be: a commit that history was rewritten without may be gone."""
+        """A playbook may have written into its checkout: what differs from what was committed is put in its place again, each
+        file at once. What was found intact is not read again until its times say otherwise; what a playbook added is left."""
+        seen, now = self._intact.get(revision, {}), self._stamps(copy)
+        if now == seen:
+            return
+        snapshot = self._snapshot_of(revision)
+        at = int(max(0.0, snapshot.commit.date.timestamp())) * 1_000_000_000
         try:
-            snapshot = self._snapshot_of(revision)
-            blob = snapshot.tree.blobs.get(path)
-            if blob is None:  # reached by a link, whose target is mended by itself
-                return True
-            content = self._content(digest)
-        except (Refused, Unavailable):
-            return False
-        try:
-            remove(copy.root / path)
-            at = int(max(0.0, snapshot.commit.date.timestamp())) * 1_000_000_000
-            _write(copy.root / path, content, 0o755 if blob.executable else 0o644, at)
+            for path, blob in snapshot.tree.blobs.items():
+                if (now.get(path) is None or now.get(path) != seen.get(path)) and not _is_as(copy.root / path, blob):
+                    self._write(_cleared(copy.root, path), blob, self._max_bytes, at)
+                    now = {**now, path: _stamp(copy.root / path)}
+            for path, target in snapshot.tree.links.items():
+                if not _leads_to(copy.root / path, path, target):
+                    _link(_cleared(copy.root, path), path, target)
         except OSError as error:
-            raise not_written(copy.root / path, error) from error
-        return True
+            raise not_written(copy.root, error) from error
+        self._intact[revision] = now
 
     # -- the rest ----------------------------------------------------------------------------------------------------
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
@@ -318,18 +323,54 @@ def _revision(tip: Tip) -> Revision:
     return Revision(f"{tip.name[:LONGEST_REF]}@{layout}:{tip.commit}")
 
 
-def _write(file: Path, content: bytes, mode: int, at: int) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("xb") as written:
-        written.write(content)
-        os.fchmod(written.fileno(), mode)
-        written.flush()  # what is written later would set the time again
-        os.utime(written.fileno(), ns=(at, at))
+def _is_as(file: Path, blob: Blob) -> bool:
+    """Whether a file is what was committed, and may be executed if that may."""
+    try:
+        mode = file.lstat().st_mode
+        same = stat.S_ISREG(mode) and bool(mode & stat.S_IXUSR) == blob.executable
+        return same and blob_id(file.read_bytes(), blob.id) == blob.id
+    except OSError:
+        return False
+
+
+def _leads_to(link: Path, path: str, target: str) -> bool:
+    try:
+        return str(link.readlink()) == _pointer(path, target)
+    except OSError:
+        return False
+
+
+def _link(link: Path, path: str, target: str) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(_pointer(path, target))
+
+
+def _pointer(path: str, target: str) -> str:
+    return os.path.relpath(target, posixpath.dirname(path) or ".")
+
+
+def _cleared(root: Path, path: str) -> Path:
+    """Where a file belongs, with nothing in its way: no folder or link of its name, nor a file or link where one of its
+    folders was. A link on the way would have it written wherever that leads."""
+    at = root
+    for part in posixpath.dirname(path).split("/"):
+        at /= part
+        if at.is_symlink() or (at.exists() and not at.is_dir()):
+            remove(at)
+    remove(root / path)
+    return root / path
+
+
+def _left_out(submodules: Sequence[str]) -> tuple[str, ...]:
+    """What is said of submodules: their names are of whoever made the commit."""
+    named = tuple(f"submodule {plain_text(path)[:100]} is left out" for path in submodules[:SUBMODULES_NAMED])
+    more = len(submodules) - len(named)
+    return (*named, f"{more} more submodules are left out") if more else named
 
 
 def _stamp(file: Path) -> tuple[int, ...] | None:
     try:
-        found = file.stat()
+        found = file.lstat()
     except OSError:
         return None
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_mode)
@@ -337,10 +378,3 @@ def _stamp(file: Path) -> tuple[int, ...] | None:
 
 def _spoilt(path: str) -> Unavailable:
     return Unavailable(Reason.SOURCE_MOVED, f"{path} is not as it was committed any more: a playbook wrote over it")
-
-
-def _too_large(bound: str, found: str = "") -> Refused:
-    text = f"the commit has more than the {bound} that a run may have{found}"
-    return Refused(
-        Reason.SOURCE_TOO_LARGE, text, "set path to the folder that is needed, or raise the setting git.max_…"
-    )

@@ -44,9 +44,9 @@ class Tree:
     submodules: tuple[str, ...] = ()
 
 
-def read_tree(listing: bytes, target_of: Callable[[str], bytes]) -> Tree:
+def read_tree(listing: bytes, target_of: Callable[[str], bytes], most: int) -> Tree:
     """The tree out of what `git ls-tree -r -z` wrote; `target_of` gives the content of a link by its id. Raises Refused
-    (SourceUnsafe) for paths that no checkout would have."""
+    (SourceUnsafe) for paths that no checkout would have, (SourceTooLarge) for more than `most` of them, links followed."""
     blobs: dict[str, Blob] = {}
     pointers: dict[str, str] = {}
     submodules: list[str] = []
@@ -69,7 +69,13 @@ def read_tree(listing: bytes, target_of: Callable[[str], bytes]) -> Tree:
             leaving.append(path)
         elif found in blobs or (_has_below(paths, found) and not path.startswith(f"{found}/")):
             links[path] = found
-    files = {path: blobs[behind].id for path, behind in through_links(blobs, links)}
+    if len(blobs) > most:
+        raise too_large(f"{most:,} files", f"; it has {len(blobs):,}")
+    files: dict[str, str] = {}
+    for path, behind in through_links(blobs, links):
+        files[path] = blobs[behind].id
+        if len(files) > most:
+            raise too_large(f"{most:,} files", ", those that its links lead to included")
     files |= dict.fromkeys(leaving, OUTSIDE) | dict.fromkeys(submodules, SUBMODULE)
     return Tree(blobs, links, dict(sorted(files.items())), tuple(submodules))
 
@@ -89,6 +95,14 @@ def _entries(listing: bytes) -> Iterator[tuple[str, str, str]]:
 def _check(path: str) -> None:
     if any(part in ("", ".", "..") or part.lower() == ".git" for part in path.split("/")):
         raise _unsafe(path, "in its tree")
+
+
+def too_large(bound: str, found: str = "") -> Refused:
+    return Refused(
+        Reason.SOURCE_TOO_LARGE,
+        f"the commit has more than the {bound} that a run may have{found}",
+        "set path to the folder that is needed, or raise git.max_files and git.max_bytes in the settings",
+    )
 
 
 def _check_folders(paths: Sequence[str], no_folders: Collection[str]) -> None:
