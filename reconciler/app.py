@@ -321,7 +321,10 @@ class Running:
         """The daemon first: what it says last is shown, too."""
         self.daemon.stop(patience)
         for branch in self.branches:
-            branch.close(patience)
+            branch.finish()
+        until = SystemClock().monotonic() + patience
+        for branch in self.branches:
+            branch.close(max(0.0, until - SystemClock().monotonic()))
 
 
 def build_daemon(settings: Settings, built: Sequence[BuiltSource], store: SqlStore, config: Path | None) -> Running:

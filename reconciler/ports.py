@@ -99,8 +99,8 @@ class Source(Protocol):
         """Remove the copies of every other revision."""
 
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
-        """Call `changed` soon after anything changes, until `stop` is set; several changes may be one call. Returns
-        when stopped; it is no harm to miss one, for the engine also syncs periodically."""
+        """Call `changed` soon after anything changes, until `stop` is set, and once when watching has begun; several changes
+        may be one call. Of what can't be watched it is never called. Returns when stopped; it is no harm to miss one, for the engine also syncs periodically."""
 
     def close(self) -> None:
         """End what goes on for it: a `sync` or `keep` in progress raises Unavailable soon, and so does any later one."""

@@ -213,7 +213,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _sources_apart(self) -> Self:
         names = [source.name for source in self.sources]
+        followed = {(source.url, source.branch) for source in self.sources}
         for source in self.sources:
+            if source.status is not None and (source.url, source.status.branch) in followed:
+                raise ValueError(f"sources: the status branch of {source.name} is one that is followed as a source")
             if names.count(source.name) > 1:
                 raise ValueError(f"sources: the name {source.name} is given twice")
             protocol = parse_address(source.url).protocol or "file"

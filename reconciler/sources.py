@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,9 @@ from reconciler.settings import GitSourceSettings, Settings
 if TYPE_CHECKING:
     from reconciler.adapters.git import Access, Git, GitSource
     from reconciler.ports import Snapshot, Source
+
+LOOK_TIMEOUT = timedelta(minutes=1)
+"""How long git may take for somebody who only looks."""
 
 DEFAULT = "default"
 """The name of the only source, where the settings name none."""
@@ -173,9 +175,13 @@ def for_a_look(settings: Settings, root: Path | None, *, working_tree: bool = Fa
 def two_commits(settings: Settings, place: Path, against: str) -> Iterator[tuple[Snapshot, Snapshot]]:
     """The newest commit that HEAD and `against` both descend from, and HEAD; of the folder `place` of a repository. Raises
     Refused if it is in none, or there is no such revision."""
+    from reconciler.adapters.git import Git
+    from reconciler.adapters.git.working import place_in_repository
+
     with tempfile.TemporaryDirectory(prefix="reconciler-") as scratch:
-        said = GitSourceSettings(name=DEFAULT, url=str(place.resolve()))
-        source = build_git_source(settings, said, Path(scratch), folder=_place_in_repository(place))
+        root, folder = place_in_repository(Git(Path(scratch), LOOK_TIMEOUT), place)
+        said = GitSourceSettings(name=DEFAULT, url=str(root))
+        source = build_git_source(settings, said, Path(scratch), folder=folder)
         try:
             head = source.sync()
             yield source.before(against), head
@@ -183,21 +189,11 @@ def two_commits(settings: Settings, place: Path, against: str) -> Iterator[tuple
             source.close()
 
 
-def _place_in_repository(place: Path) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(place), "rev-parse", "--show-prefix"], capture_output=True, text=True, check=False, timeout=60
-    )
-    return done.stdout.rstrip("\n").rstrip("/")  # empty where it fails: who reads it then says why
-
-
 def uncommitted(root: Path) -> int:
-    """How many files of a working tree are not as HEAD has them; the user's own git settings say what is ignored."""
-    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "status", "--porcelain", "-z"]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0  # a warning is not worth more
-    return sum(1 for entry in done.stdout.split(b"\0") if entry)
+    """How many files of a working tree are not as HEAD has them."""
+    from reconciler.adapters.git import working
+
+    return working.uncommitted(root)
 
 
 def _absolute(path: Path) -> Path:

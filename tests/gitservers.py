@@ -157,10 +157,38 @@ def _command_lines() -> list[str]:
 
 
 @contextmanager
+def redirecting_to(address: str) -> Iterator[int]:
+    """A port where every request is sent on to another server."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", f"{address}{self.path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join(10)
+
+
+@contextmanager
 def silent_server() -> Iterator[int]:
     """A port where everything is accepted and nothing ever answered."""
+    with silent_server_at(0) as port:
+        yield port
+
+
+@contextmanager
+def silent_server_at(port: int) -> Iterator[int]:
     accepted: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server(("127.0.0.1", port)) as listening:
         listening.settimeout(0.2)
         over = threading.Event()
 

@@ -396,7 +396,7 @@ def test_release_leaves_what_is_used_what_is_new_and_what_is_being_made(folder: 
     source = folder.source(clock=clock)
     used = source.keep(source.sync().revision)
     folder.write("jobs/a.yaml", "older")
-    older = source.keep(source.sync().revision)
+    source.keep(source.sync().revision)
     being_made, left_behind = folder.snapshots / "0.tmp-new", folder.snapshots / "0.tmp-old"
     clock.advance(timedelta(hours=1))
     folder.write("jobs/a.yaml", "newer")

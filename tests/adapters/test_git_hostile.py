@@ -260,6 +260,42 @@ def test_fifty_thousand_files_are_read_or_refused_in_reasonable_time(house: Hous
         assert refused.value.reason is Reason.SOURCE_TOO_LARGE
 
 
+def test_links_multiply_files_only_up_to_the_bound(house: House) -> None:
+    for number in range(60):
+        house.repository.write(f"real/{number}.yml", "x")
+        (house.repository.place / f"link-{number}").symlink_to("real")
+    house.repository.commit("sixty times sixty")
+    for source in house.sources(max_files=1_000):
+        with pytest.raises(Refused, match="those that its links lead to included"):
+            source.sync()
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(house: House) -> None:
+    house.repository.commit("large", **{"jobs/a.yaml": b"x" * 200_000})
+    for source in house.sources():
+        with pytest.raises(Refused, match="one of its files has 200,000"):
+            source.sync().read("jobs/a.yaml")
+        house.repository.write("b", "small")
+
+
+def test_the_name_of_a_submodule_is_harmless_on_a_terminal(house: House) -> None:
+    commit = house.repository.commit("one", **{"a.yml": "one"})
+    name = "\x1b]0;owned\x07sub"
+    tree = tree_of(house.repository, *((("160000", commit, f"{name}{number}")) for number in range(5)))
+    commit_tree(house.repository, tree)
+    notes = house.sources()[0].sync().notes
+    assert notes[0] == "submodule ]0;owned sub0 is left out"
+    assert notes[3] == "2 more submodules are left out"
+
+
+def test_a_folder_inside_of_a_repository_is_not_taken_for_it(house: House) -> None:
+    house.repository.commit("one", **{"ansible/jobs/a.yaml": "one"})
+    git_of = Git(house.folder / "state", timedelta(seconds=60))
+    with pytest.raises(Refused, match="is a folder of the repository") as refused:
+        LocalOrigin(git_of, house.repository.place / "ansible", Followed()).newest()
+    assert "path = 'ansible'" in refused.value.hint or "path = 'ansible'" in refused.value.message
+
+
 def test_more_bytes_than_a_run_may_have_are_refused(house: House) -> None:
     house.repository.commit("large", **{"a.bin": b"x" * 60_000, "b.bin": b"y" * 60_000})
     for source in house.sources():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +22,7 @@ from reconciler.core.repository import parse_address
 from tests.conftest import MakeFleet
 from tests.fakes.clock import FakeClock
 from tests.gitrepo import git, make_remote
-from tests.gitservers import GitDaemon, HttpServer, free_port, silent_server
+from tests.gitservers import GitDaemon, HttpServer, free_port, redirecting_to, silent_server, silent_server_at
 
 MAIN = Followed("main")
 
@@ -33,13 +35,14 @@ class House:
         self.bare, self.copy = make_remote(folder)
         self.server = GitDaemon(folder)
         self.state = folder / "state"
+        self.mirror_name = "mirror"
         self._open: list[GitSource] = []
         self.copy.commit("first", **{"jobs/a.yaml": "one", "playbooks/p.yml": "two"})
         self.copy.push()
 
     @property
     def mirror(self) -> Path:
-        return self.state / "mirror.git"
+        return self.state / f"{self.mirror_name}.git"
 
     def source(self, url: str | None = None, followed: Followed = MAIN, **access: Path) -> GitSource:
         """The source as a new process has it."""
@@ -400,3 +403,130 @@ def test_a_folder_that_the_commit_lacks_is_refused(house: House) -> None:
     house.copy.push()
     assert dict(source.sync().files).keys() == {"jobs/a.yaml"}
     source.close()
+
+
+def test_a_token_is_not_sent_to_where_the_server_redirects(house: House) -> None:
+    file = house.folder / "token"
+    file.write_text(TOKEN)
+    with HttpServer(house.folder, "git", TOKEN) as other, redirecting_to(f"http://127.0.0.1:{other.port}") as port:
+        reason, message = reason_of(house.source(f"http://127.0.0.1:{port}/remote.git", MAIN, token_file=file))
+        assert other.asked == []
+    assert reason is Reason.SETTINGS_INVALID
+    assert "302" in message
+
+
+# == Who waits for whom ==============================================================================================
+def test_with_a_damaged_mirror_only_its_reader_waits_for_the_network(house: House) -> None:
+    source = house.source()
+    snapshot = source.sync()
+    lose_objects(house.mirror)
+    house.server.stop()
+    told: list[Reason] = []
+
+    def look() -> None:
+        for ask in (lambda: snapshot.read("jobs/a.yaml"), lambda: source.keep(snapshot.revision)):
+            with pytest.raises(Unavailable) as away:
+                ask()
+            told.append(away.value.reason)
+
+    with silent_server_at(house.server.port):
+        looks = [threading.Thread(target=look) for _ in range(4)]
+        for thread in looks:
+            thread.start()
+        for thread in looks:
+            thread.join(15)  # seconds; git itself would be given twenty
+            assert not thread.is_alive()
+    assert set(told) == {Reason.SOURCE_MOVED}
+    house.server.start()
+    assert source.sync().read("jobs/a.yaml") == b"one"
+
+
+def test_a_look_touches_no_file_of_a_checkout(house: House) -> None:
+    source = house.source()
+    snapshot = source.sync()
+    root = snapshot.root
+    (root / "playbooks/p.yml").write_text("what a playbook wrote while it runs")
+    assert snapshot.root == root
+    assert (root / "playbooks/p.yml").read_text() == "what a playbook wrote while it runs"
+
+
+def test_whatever_a_playbook_did_to_a_checkout_the_next_run_has_what_was_committed(house: House) -> None:
+    (house.copy.place / "group_vars").mkdir()
+    (house.copy.place / "group_vars/all.yml").symlink_to("../jobs/a.yaml")
+    house.copy.write("inventory.sh", "#!/bin/sh\n")
+    (house.copy.place / "inventory.sh").chmod(0o755)
+    house.copy.commit("links and programs")
+    house.copy.push()
+    outside = house.folder / "outside"
+    outside.mkdir()
+    source = house.source()
+    revision = source.sync().revision
+    root = source.keep(revision).root
+    times = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
+    for restarted in (False, True):
+        (root / "jobs/a.yaml").write_text("spoilt")
+        (root / "group_vars/all.yml").unlink()
+        (root / "group_vars/all.yml").write_text("spoilt")
+        (root / "inventory.sh").chmod(0o644)
+        (root / "playbooks/p.yml").unlink()
+        (root / "playbooks").rmdir()
+        (root / "playbooks").symlink_to(outside)
+        if restarted:
+            source = house.source()
+            source.sync()
+        copy = source.keep(revision)
+        assert copy.read("jobs/a.yaml") == b"one"
+        assert str((root / "group_vars/all.yml").readlink()) == "../jobs/a.yaml"
+        assert (root / "inventory.sh").stat().st_mode & 0o777 == 0o755
+        assert (root / "playbooks/p.yml").read_text() == "two"
+        assert list(outside.iterdir()) == []
+    assert (root / "jobs/a.yaml").lstat().st_mtime_ns == times[root / "jobs/a.yaml"]
+
+
+def test_files_that_stay_the_same_keep_their_times_from_one_checkout_to_the_next(house: House) -> None:
+    source = house.source()
+    first = source.keep(source.sync().revision).root
+    os.utime(first / "playbooks/p.yml", (1_700_000_000, 1_700_000_000))
+    house.copy.commit("second", **{"jobs/a.yaml": "changed"})
+    house.copy.push()
+    second = source.keep(source.sync().revision).root
+    assert (second / "playbooks/p.yml").stat().st_mtime == 1_700_000_000
+    assert (second / "jobs/a.yaml").stat().st_mtime > 1_700_000_000
+
+
+# == Time for the first clone ========================================================================================
+def test_a_first_clone_that_was_cut_off_has_its_time_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[timedelta | None] = []
+    run = Git.run
+
+    def noticed(self: Git, *arguments: str, **options: Any) -> bytes:
+        if arguments[0] == "fetch":
+            limits.append(options.get("timeout"))
+            if len(limits) == 1:
+                raise Unavailable(Reason.SOURCE_TIMEOUT, "cut off")
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(Git, "run", noticed)
+    source = house.source()
+    with pytest.raises(Unavailable):
+        source.sync()
+    source.sync()
+    house.copy.commit("second", **{"jobs/a.yaml": "second"})
+    house.copy.push()
+    source.sync()
+    once = timedelta(seconds=20)
+    assert limits == [once * 10, once * 10, once]
+
+
+def test_a_name_that_looks_like_a_complaint_is_none(house: House) -> None:
+    house.mirror_name = "openssl-connection-refused"
+    house.source().sync()
+    house.copy.commit("second", **{"jobs/a.yaml": "second"})
+    house.copy.push()
+    source = house.source()
+    source.sync()
+    cut_packs(house.mirror)
+    lose_objects(house.mirror)
+    house.copy.commit("third", **{"jobs/a.yaml": "third"})
+    house.copy.push()
+    assert source.sync().read("jobs/a.yaml") == b"third"

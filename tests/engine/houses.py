@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from threading import Event as Flag
 
 from reconciler.core.facts import JobKey
 from reconciler.core.status import Phase
@@ -22,7 +23,8 @@ NEVER = timedelta(hours=1)
 
 
 class SlowSource(FakeSource):
-    """Its server does not answer before `answers` says so; until then a reading ends only by `close`."""
+    """A remote, which tells of no change. Its server does not answer before `answers` says so; until then a reading ends only
+    by `close`."""
 
     def __init__(self, name: str = "default") -> None:
         super().__init__(name=name)
@@ -33,6 +35,9 @@ class SlowSource(FakeSource):
         self.asked += 1
         wait_for(lambda: self._closed or self.answers(), "an answer")
         return super().sync()
+
+    def watch(self, changed: Callable[[], None], stop: Flag) -> None:
+        stop.wait()
 
 
 class House:

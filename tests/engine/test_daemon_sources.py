@@ -105,7 +105,7 @@ def test_a_bug_that_a_source_meets_is_its_problem_and_is_tried_again(house: Hous
 def test_each_source_has_its_own_interval(house: House) -> None:
     house.build(house.keeper_of(FakeSource(name="often"), interval=QUICK)).start()
     wait_for(lambda: house.meter.syncs["often", "success"] > 3, "some readings")
-    assert house.meter.syncs["default", "success"] == 1
+    assert house.meter.syncs["default", "success"] <= 2  # the first, and when watching has begun
 
 
 def test_failures_are_counted_until_one_succeeds(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,7 @@ class FakeSource:
 
     def watch(self, changed: Callable[[], None], stop: Flag) -> None:
         seen = self._count
+        changed()
         while not stop.is_set():
             with self._edits:
                 if self._count == seen:

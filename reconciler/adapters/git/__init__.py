@@ -7,6 +7,7 @@ origins.py  where the newest commit comes from: a remote with its mirror, or a l
 signatures.py  whether a commit is signed by somebody listed
 source.py  the source itself
 publisher.py  the branch that shows the status
+working.py  the working tree of somebody who works in a repository
 """
 
 from reconciler.adapters.git.command import Access, Git

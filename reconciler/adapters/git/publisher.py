@@ -149,11 +149,15 @@ class StatusBranch:
         """Publish from now on, at first what is not yet as the files say."""
         self._thread.start()
 
-    def close(self, patience: float) -> None:
-        """Publish once more if something is unpublished, and end within about `patience` seconds."""
+    def finish(self) -> None:
+        """Publish once more if something is unpublished, and then no more. Returns at once."""
         self._closing.set()
         with self._news:
             self._news.notify_all()
+
+    def close(self, patience: float) -> None:
+        """The end of `finish`, within about `patience` seconds."""
+        self.finish()
         if self._thread.is_alive():
             self._thread.join(patience)
         self._git.close()
