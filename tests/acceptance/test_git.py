@@ -84,8 +84,13 @@ def test_a_webhook_makes_it_immediate_and_needs_its_secret(tmp_path: Path) -> No
         assert work.status()["run"]["revision"].endswith(first)
         assert post(port[1], "default", "hook-s3cret") == 202
         work.reached(second)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/metrics", timeout=30) as page:
-            assert 'reconciler_source_sync_total{result="success",source="default"} 2.0' in page.read().decode()
+
+        def metrics() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/metrics", timeout=30) as page:
+                return str(page.read().decode())
+
+        line = 'reconciler_source_sync_total{result="success",source="default"} 2.0'
+        wait_for(lambda: line in metrics(), "the page to tell of the two readings")
     assert "hook-s3cret" not in work.log.read_text()
 
 
