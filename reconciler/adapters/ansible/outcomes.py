@@ -108,6 +108,9 @@ def _verdicts(
     aborted = Verdict(ChildStatus.ABORTED, error.reason, error.message)
     if not touched:
         return [GONE if host in report.gone else aborted for host in hosts], error
+    if evidence.prompted is not None:
+        # Whatever began before it could be ended began with an empty answer, and would again in every wave.
+        return [_proven(host, trace, report) or aborted for host, trace in traces], error
     # Hosts were reached before it broke: their failures are theirs, and the next wave is for stopOnFailure to decide.
     if _WORKER_KILLED in said:
         aborted = Verdict(ChildStatus.ABORTED, Reason.STOPPED_WITH_OTHERS, _KILLED_BESIDE)

@@ -127,6 +127,7 @@ class PreparedAnsible:
                 return None
             take(event)
             if evidence.prompted is not None:  # it waits for an answer that nobody will give
+                evidence.stopped_at = datetime.now(UTC)
                 return None
 
     def _read_report(self) -> list[dict[str, Any]]:
