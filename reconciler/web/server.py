@@ -16,6 +16,9 @@ from reconciler.core.reasons import Reason
 from reconciler.web.hooks import Hook, hooks_of
 from reconciler.web.problems import answer_with_problems
 
+MOST_CONNECTIONS = 200
+"""At a time; more are told to come again (503): a flood must leave the daemon descriptors for its work."""
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
@@ -81,7 +84,9 @@ class WebServer:
                 "give another HOST:PORT with --listen, or --no-http",
             ) from error
         self.port: int = self._socket.getsockname()[1]
-        config = uvicorn.Config(web, log_config=None, access_log=False, lifespan="off", ws="none")
+        config = uvicorn.Config(
+            web, log_config=None, access_log=False, lifespan="off", ws="none", limit_concurrency=MOST_CONNECTIONS
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
 
