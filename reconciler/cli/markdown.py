@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from reconciler.cli.previews import Outlook, Told, printable, removal, unchanged
+from reconciler.cli.show import name_of
 from reconciler.core.facts import ManifestRecord
 from reconciler.core.reading import Rejected
 from reconciler.engine.preview import Preview
@@ -64,11 +65,11 @@ def _row(job: Told) -> str:
         runs, why = "blocked", blocked.reason.value
     else:
         runs, why = "nothing", job.nothing
-    return f"| {found.key.name} | {runs} | {why} |"
+    return f"| {name_of(found.key.source, found.key.name)} | {runs} | {why} |"
 
 
 def _row_of_removed(record: ManifestRecord) -> str:
-    return f"| {record.key.name} | nothing | {removal(record)} |"
+    return f"| {name_of(record.key.source, record.key.name)} | nothing | {removal(record)} |"
 
 
 def _ahead(found: Preview) -> str:
@@ -86,7 +87,7 @@ def _section(job: Told) -> list[str]:
     if (blocked := found.plan.blocked) is not None:
         items.append(_hinted(f"**{blocked.reason}**: {_code(blocked.message)}", blocked.hint))
     items += _some([f"**warning**: {_code(warning)}" for warning in job.warnings], "warnings")
-    return _titled(": ".join(filter(None, (found.key.name, _ahead(found)))), items)
+    return _titled(": ".join(filter(None, (name_of(found.key.source, found.key.name), _ahead(found)))), items)
 
 
 def _rejected(rejected: Sequence[Rejected]) -> list[str]:

@@ -129,7 +129,7 @@ def status_of(store: SqlStore, name: str) -> JobStatus:
     status = store.status(key_of(store, name))
     if status is not None:
         return status
-    known = ", ".join(job.metadata.name for job in store.statuses()) or "none"
+    known = ", ".join(show.name_of(job.metadata.source, job.metadata.name) for job in store.statuses()) or "none"
     complain(f"there is no batch {name}", f"there are: {known}")
     raise typer.Exit(USAGE)
 

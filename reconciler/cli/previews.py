@@ -99,13 +99,13 @@ def _commit(revision: Revision) -> str:
 
 
 def _why_nothing(found: Preview) -> str:
-    return _WHY_NOTHING[found.plan.verdict].format(name=found.key.name)
+    return _WHY_NOTHING[found.plan.verdict].format(name=show.name_of(found.key.source, found.key.name))
 
 
 def _why_nothing_more(job: JobChange) -> str:
     """Why a job that differs does not run for it."""
     about = {
-        "name": job.preview.key.name,
+        "name": show.name_of(job.preview.key.source, job.preview.key.name),
         "fields": ", ".join(job.fields),
         "joined": len(job.joined),
         "left": len(job.left),
@@ -194,7 +194,9 @@ def draw(outlook: Outlook) -> None:
         for line in _lines(job):
             show.out.print(line)
     for record in outlook.removed:
-        show.out.print(f"[bold]{record.key.name}[/]  Removed: {_text(record.path)} is gone")
+        show.out.print(
+            f"[bold]{show.name_of(record.key.source, record.key.name)}[/]  Removed: {_text(record.path)} is gone"
+        )
         show.out.print(f"  {removal(record)}")
     if outlook.unchanged:
         show.out.print(unchanged(outlook.unchanged))
@@ -206,7 +208,7 @@ def _text(foreign: str) -> str:
 
 def _lines(job: Told) -> Iterator[str]:
     found = job.preview
-    yield f"[bold]{found.key.name}[/]  {found.plan.verdict}: {_text(found.desired.spec.playbook)}"
+    yield f"[bold]{show.name_of(found.key.source, found.key.name)}[/]  {found.plan.verdict}: {_text(found.desired.spec.playbook)}"
     for cause in found.causes:
         yield f"  because {_text(cause.message)} ({cause.kind})"
     for number, wave in enumerate(found.plan.waves, start=1):

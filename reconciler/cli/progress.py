@@ -84,7 +84,9 @@ class _OnTerminal:
             hosts, name = job.status.hosts, _name(job)
             wave, told = _wave(job), _by_status(job)
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(job.metadata.name, total=hosts.selected, wave=wave, hosts=told)
+                self._tasks[name] = self._bars.add_task(
+                    show.name_of(job.metadata.source, job.metadata.name), total=hosts.selected, wave=wave, hosts=told
+                )
             ended = hosts.selected - hosts.pending - hosts.running
             self._bars.update(self._tasks[name], completed=ended, total=hosts.selected, wave=wave, hosts=told)
             if not _runs(job):
@@ -99,7 +101,7 @@ class _InLines:
 
     def update(self) -> None:
         for job in self._changes.read():
-            line = f"{job.metadata.name}: {show.one_line(job.status.message)}; {job.status.progress}"
+            line = f"{show.name_of(job.metadata.source, job.metadata.name)}: {show.one_line(job.status.message)}; {job.status.progress}"
             if self._lines.get(_name(job)) != line:
                 self._lines[_name(job)] = line
                 self._console.print(line, markup=False)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from reconciler.core.facts import ChildStatus
 from reconciler.core.status import CommitView, Condition, ConditionType, JobStatus, Phase
+from reconciler.sources import DEFAULT
 
 DIGEST_WIDTH = 12
 MESSAGE_WIDTH = 100
@@ -97,6 +98,11 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return drawn
 
 
+def name_of(source: str, name: str) -> str:
+    """A batch, as commands take it: by its name alone where the settings name no sources."""
+    return name if source == DEFAULT else f"{source}/{name}"
+
+
 def overview(statuses: Sequence[JobStatus]) -> Table:
     rows = []
     for job in statuses:
@@ -104,7 +110,13 @@ def overview(statuses: Sequence[JobStatus]) -> Table:
         held = " (suspended)" if body.suspended else ""
         strategy = body.strategy.value if body.strategy is not None else ""
         rows.append(
-            (job.metadata.name, phase(body.phase) + held, body.progress, strategy, escape(one_line(body.message)))
+            (
+                name_of(job.metadata.source, job.metadata.name),
+                phase(body.phase) + held,
+                body.progress,
+                strategy,
+                escape(one_line(body.message)),
+            )
         )
     return table(("NAME", "PHASE", "PROGRESS", "STRATEGY", "MESSAGE"), rows)
 

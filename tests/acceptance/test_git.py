@@ -270,6 +270,9 @@ def test_several_sources_have_the_same_name(tmp_path: Path) -> None:
     work.push()
     work.follow_all({name: {"url": str(work.bare)} for name in ("one", "two")})
     assert work.call("run", "--once").code == 0
+    listed = work.call("status").out
+    assert "one/work " in listed
+    assert "two/work " in listed
     asked = work.call("status", "work")
     assert (asked.code, "one/work, two/work" in asked.err) == (2, True)
     assert work.call("status", "two/work").code == 0
