@@ -258,7 +258,7 @@ def preview_of(
 ) -> tuple[Sequence[Preview], Sequence[Rejected]]:
     """What would run of one source as it is now."""
     from reconciler.core.facts import Observed
-    from reconciler.core.planning import Limits
+    from reconciler.core.plans import Limits
     from reconciler.engine.catalogue import Catalogue
     from reconciler.engine.preview import preview
     from reconciler.engine.resolve import Resolver
@@ -276,7 +276,7 @@ def preview_of(
 
 def build_change(settings: Settings, place: Path, against: str) -> Change:
     """What merging the commit that is checked out into another revision would run."""
-    from reconciler.core.planning import Limits
+    from reconciler.core.plans import Limits
     from reconciler.engine.catalogue import Catalogue
     from reconciler.engine.preview import preview_change
     from reconciler.engine.resolve import Resolver
@@ -331,11 +331,12 @@ def build_daemon(settings: Settings, built: Sequence[BuiltSource], store: SqlSto
     """The daemon on these sources, ready to start; on none: it only sees what runs to its end."""
     from reconciler.adapters.metrics import ProcessMetrics
     from reconciler.adapters.statusfile import StatusFiles
-    from reconciler.core.planning import Limits
+    from reconciler.core.plans import Limits
     from reconciler.engine.catalogue import Catalogue
     from reconciler.engine.daemon import Daemon, Pace, views
     from reconciler.engine.reconcile import Reconciler
     from reconciler.engine.resolve import Resolver
+    from reconciler.engine.settling import Settler
     from reconciler.engine.slice import Rhythm
     from reconciler.engine.sources import SourceKeeper
 
@@ -364,6 +365,7 @@ def build_daemon(settings: Settings, built: Sequence[BuiltSource], store: SqlSto
 
     executor = LocalExecutor(state_dir / "slices", _worker_command(state_dir, config), dict(os.environ), ended)
     known = views(tuple(keepers.values()))
+    settler = Settler(store, executor, clock, Rhythm().lease)
     reconciler = Reconciler(
         store,
         executor,
@@ -373,12 +375,13 @@ def build_daemon(settings: Settings, built: Sequence[BuiltSource], store: SqlSto
         clock,
         max_running=settings.max_running,
         status_children=settings.status_children,
-        lease=Rhythm().lease,
+        settler=settler,
     )
     daemon = Daemon(
         store,
         executor,
         reconciler,
+        settler,
         keepers,
         clock,
         meter=meter,

@@ -18,7 +18,7 @@ from typing import Literal
 from reconciler import app as parts
 from reconciler.adapters.ansible.launch import ansible_version, check_syntax
 from reconciler.core.errors import ReconcilerError, Refused
-from reconciler.core.planning import Blocked
+from reconciler.core.plans import Blocked
 from reconciler.engine.preview import Preview
 from reconciler.settings import Settings
 from reconciler.sources import BuiltSource, for_a_look

@@ -28,8 +28,8 @@ from reconciler.cli.options import (
     status_of,
 )
 from reconciler.core.facts import Child, Commit, JobKey, Run
-from reconciler.core.report import commit_view
 from reconciler.core.status import ConditionType, JobStatus
+from reconciler.core.views import commit_view
 from reconciler.settings import Settings
 
 PAST_RUNS = 50

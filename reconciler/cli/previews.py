@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from reconciler.cli import show
 from reconciler.core.facts import ManifestRecord, Revision
-from reconciler.core.planning import Verdict
+from reconciler.core.plans import Verdict
 from reconciler.core.reading import Rejected
 from reconciler.engine.preview import Change, Difference, JobChange, Preview
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,6 @@ from typing import Literal, Protocol, assert_never
 from pydantic import BaseModel, ConfigDict
 
 from reconciler.core.facts import (
-    Child,
     ChildStatus,
     Commit,
     Coverage,
@@ -23,20 +22,17 @@ from reconciler.core.facts import (
     Observed,
     Run,
     RunStatus,
-    RunSummary,
     SliceState,
 )
 from reconciler.core.failures import EXAMPLES, group_failures, short
-from reconciler.core.planning import Blocked, Desired, Plan, Verdict, coverage_of, left_behind, rest
+from reconciler.core.planning import coverage_of, left_behind, rest
+from reconciler.core.plans import Blocked, Desired, Plan, Verdict
 from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
 from reconciler.core.status import (
-    ChildView,
-    CommitView,
     Condition,
     ConditionType,
     CoverageCounts,
-    HistoryView,
     HostCounts,
     JobMetadata,
     JobStatus,
@@ -48,8 +44,15 @@ from reconciler.core.status import (
     SourceMetadata,
     SourceStatus,
     SourceStatusBody,
-    SuccessView,
-    WaveView,
+)
+from reconciler.core.views import (
+    child_view,
+    commit_view,
+    history_view,
+    most_telling,
+    progress,
+    success_view,
+    wave_views,
 )
 
 
@@ -118,10 +121,10 @@ def report(
             coverage=coverage,
             failures=group_failures(children),
             waves=wave_views(children),
-            children=tuple(_child_view(child) for child in sorted(children, key=_most_telling)[:max_children]),
+            children=tuple(child_view(child) for child in sorted(children, key=most_telling)[:max_children]),
             warnings=plan.warnings,
-            last_success=_success_view(observed.last_success),
-            history=tuple(_history_view(summary) for summary in observed.history),
+            last_success=success_view(observed.last_success),
+            history=tuple(history_view(summary) for summary in observed.history),
         ),
     )
 
@@ -468,85 +471,6 @@ def _with_another_playbook(desired: Desired, observed: Observed) -> bool:
     )
 
 
-def commit_view(commit: Commit | None) -> CommitView | None:
-    """As documents have it; none where there is none."""
-    if commit is None:
-        return None
-    return CommitView(
-        id=commit.id, author=commit.author, date=commit.date, subject=commit.subject, signer=commit.signer
-    )
-
-
-# -- Views of the children -------------------------------------------------------------------------------------------
-def progress(counts: Mapping[ChildStatus, int]) -> str:
-    """`3/5 completed, 1 failed`: completed are all that ended, failed ones included."""
-    done = sum(count for status, count in counts.items() if status.finished)
-    bad = sum(count for status, count in counts.items() if status.unsuccessful)
-    return f"{done}/{sum(counts.values())} completed, {bad} failed"
-
-
-def wave_views(children: Sequence[Child]) -> tuple[WaveView, ...]:
-    """The waves that have begun, in order, each with what came of it so far."""
-    waves: defaultdict[int, list[Child]] = defaultdict(list)
-    for child in children:
-        if child.wave is not None:
-            waves[child.wave].append(child)
-    return tuple(_wave_view(number, waves[number]) for number in sorted(waves))
-
-
-def _wave_view(number: int, children: Sequence[Child]) -> WaveView:
-    started = [child.started_at for child in children if child.started_at is not None]
-    finished = [child.finished_at for child in children if child.finished_at is not None]
-    ended = all(child.status.finished for child in children)
-    if not ended:
-        status = RunStatus.RUNNING if started else RunStatus.PENDING
-    elif any(child.status.unsuccessful for child in children):
-        status = RunStatus.FAILED
-    elif any(child.status is ChildStatus.CANCELLED for child in children):
-        status = RunStatus.CANCELLED
-    else:
-        status = RunStatus.SUCCESS
-    return WaveView(
-        number=number,
-        status=status,
-        hosts=len(children),
-        started_at=min(started, default=None),
-        finished_at=max(finished, default=None) if ended else None,
-    )
-
-
-def _most_telling(child: Child) -> tuple[int, int]:
-    """Unfinished and unsuccessful children first, then those that were cut short, each in the order of selection."""
-    if child.status is ChildStatus.RUNNING:
-        rank = 0
-    elif child.status.unsuccessful:
-        rank = 1
-    elif not child.status.finished:
-        rank = 2
-    elif child.status is ChildStatus.CANCELLED:
-        rank = 3
-    elif child.status is ChildStatus.SKIPPED:
-        rank = 4
-    else:
-        rank = 5
-    return rank, child.ordinal
-
-
-def _child_view(child: Child) -> ChildView:
-    return ChildView(
-        host=child.host,
-        job_id=child.job_id,
-        wave=child.wave,
-        status=child.status,
-        reason=child.reason,
-        task=child.task,
-        attempt=child.attempt,
-        message=short(child.message),
-        started_at=child.started_at,
-        finished_at=child.finished_at,
-    )
-
-
 def _run_view(run: Run, plan: Plan, waits_for: WaitsFor | None) -> RunStatusView:
     return RunStatusView(
         id=run.job_id,
@@ -561,30 +485,4 @@ def _run_view(run: Run, plan: Plan, waits_for: WaitsFor | None) -> RunStatusView
         waves=_waves(run, plan),
         started_at=run.started_at,
         finished_at=run.finished_at,
-    )
-
-
-def _success_view(summary: RunSummary | None) -> SuccessView | None:
-    if summary is None or summary.finished_at is None:
-        return None
-    return SuccessView(
-        run=summary.job_id,
-        generation=summary.generation,
-        revision=summary.revision,
-        commit=commit_view(summary.commit),
-        finished_at=summary.finished_at,
-    )
-
-
-def _history_view(summary: RunSummary) -> HistoryView:
-    return HistoryView(
-        id=summary.job_id,
-        cause=summary.cause,
-        generation=summary.generation,
-        revision=summary.revision,
-        commit=commit_view(summary.commit),
-        status=summary.status,
-        hosts=summary.hosts,
-        started_at=summary.started_at,
-        finished_at=summary.finished_at,
     )

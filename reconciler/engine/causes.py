@@ -10,7 +10,8 @@ import hashlib
 
 from reconciler.core.facts import CauseKind, Observed, RunStatus
 from reconciler.core.manifest import OnHostsJoined, RunOn
-from reconciler.core.planning import Blocked, Desired, left_behind
+from reconciler.core.planning import left_behind
+from reconciler.core.plans import Blocked, Desired
 from reconciler.core.reasons import Reason
 from reconciler.ports import NewCause, Request
 

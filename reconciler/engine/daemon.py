@@ -23,12 +23,13 @@ import structlog
 
 from reconciler.core.errors import ReconcilerError, Unavailable
 from reconciler.core.facts import JobKey, Slice, SliceId, SliceState
-from reconciler.core.planning import Blocked
+from reconciler.core.plans import Blocked
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.reconcile import Look, Reconciler, SourceView
 from reconciler.engine.resolve import blocked_by
+from reconciler.engine.settling import Settler
 from reconciler.engine.sources import SourceKeeper
 from reconciler.engine.turns import Turns, pause_after
 from reconciler.ports import Clock, Executor, JobStore, Liveness, Meter, Request, RequestKind, Source
@@ -92,6 +93,7 @@ class Daemon:
         store: JobStore,
         executor: Executor,
         reconciler: Reconciler,
+        settler: Settler,
         keepers: Mapping[str, SourceKeeper],
         clock: Clock,
         *,
@@ -102,6 +104,7 @@ class Daemon:
         self._store = store
         self._executor = executor
         self._reconciler = reconciler
+        self._settler = settler
         self._keepers = keepers
         self._clock = clock
         self._meter = meter
@@ -128,7 +131,7 @@ class Daemon:
         again unless it moved under a look. Nobody is waited for once the daemon drains."""
         self._seen = self._store.last_event()
         for part in self._store.open_slices():
-            self._reconciler.try_again_now(part)
+            self._settler.try_again_now(part)
         self._restarts = {part.id: part.restarts for part in self._store.open_slices()}
         for number in range(self._workers):
             self._thread(self._work, f"worker-{number}")
@@ -446,7 +449,7 @@ class Daemon:
 
     def _notice(self, error: ReconcilerError) -> None:
         if error.reason is Reason.STORE_UNAVAILABLE:
-            self._reconciler.store_was_away()
+            self._settler.store_was_away()
 
     def _retry(self, key: JobKey, why: Blocked) -> float:
         self._waiting.discard(key)

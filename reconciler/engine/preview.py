@@ -22,7 +22,8 @@ from reconciler.core.facts import (
 )
 from reconciler.core.hosts import Host
 from reconciler.core.manifest import spec_to_json
-from reconciler.core.planning import Blocked, Desired, Plan, effective_limit, plan
+from reconciler.core.planning import effective_limit, plan
+from reconciler.core.plans import Blocked, Desired, Plan
 from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
 from reconciler.engine.catalogue import Catalogue, Decision

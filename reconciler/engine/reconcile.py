@@ -24,12 +24,9 @@ from reconciler.core.facts import (
     ManifestRecord,
     Observed,
     Revision,
-    Slice,
-    SliceId,
-    SliceState,
-    Stop,
 )
-from reconciler.core.planning import (
+from reconciler.core.planning import plan
+from reconciler.core.plans import (
     Action,
     Blocked,
     Desired,
@@ -43,12 +40,13 @@ from reconciler.core.planning import (
     StopSlices,
     Verdict,
     WithdrawSlices,
-    plan,
 )
 from reconciler.core.reasons import Reason
 from reconciler.core.report import WaitsFor, report
-from reconciler.engine.causes import due_causes, trigger_cause
+from reconciler.engine.answering import answer_requests
+from reconciler.engine.causes import due_causes
 from reconciler.engine.resolve import Resolver, blocked_by, with_place
+from reconciler.engine.settling import Settler
 from reconciler.ports import (
     Admitted,
     Busy,
@@ -59,8 +57,6 @@ from reconciler.ports import (
     NewRun,
     NewSlice,
     NewWave,
-    Request,
-    RequestKind,
     Sink,
     Snapshot,
     Source,
@@ -73,9 +69,6 @@ ROUNDS = 50
 
 BUSY_PAUSE = timedelta(seconds=30)
 """How soon a job that waits for hosts or slots asks again, if nobody wakes it."""
-
-RESTART_FIRST = timedelta(seconds=1)
-RESTART_MOST = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +98,6 @@ class _Rest:
     inventory: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    """A lease as it was first seen, by the monotonic clock: the wall clock may jump."""
-
-    until: datetime | None
-    seen_at: float
-
-
 class Reconciler:
     """Looks at jobs. Safe from several threads as long as no two look at the same job at once."""
 
@@ -127,7 +112,7 @@ class Reconciler:
         *,
         max_running: int,
         status_children: int,
-        lease: timedelta,
+        settler: Settler,
     ) -> None:
         self._store = store
         self._executor = executor
@@ -137,23 +122,9 @@ class Reconciler:
         self._clock = clock
         self._max_running = max_running
         self._status_children = status_children
-        self._lease = lease
+        self._settler = settler
         self._draining = False
-        self._answers_since = clock.monotonic()
         self._rests: dict[JobKey, _Rest] = {}
-        self._leases: dict[JobKey, dict[SliceId, _Lease]] = {}
-
-    def store_was_away(self) -> None:
-        """No lease could be renewed: each gets one full term from now on before it counts as over."""
-        self._answers_since = self._clock.monotonic()
-
-    def try_again_now(self, part: Slice) -> None:
-        """A slice that could not start does not wait for its turn any longer: whoever starts a daemon may have mended
-        what was wrong."""
-        now = self._clock.now()
-        waits = part.state is SliceState.PLANNED and part.not_before is not None and part.not_before > now
-        if waits and self._executor.liveness(part.id, part.fence) is not Liveness.ALIVE:
-            self._store.requeue(part.id, part.fence, now, "started again with the daemon")
 
     def drain(self) -> None:
         """From now on open no run and admit no wave; what is admitted is seen to its end."""
@@ -195,7 +166,7 @@ class Reconciler:
             record, snapshot, observed = self._see(key, source)
             if not settled:
                 settled = True
-                if self._answer_requests(key, record, observed) or self._settle_slices(key, observed):
+                if answer_requests(self._store, key, record, observed) or self._settler.settle(key, observed.run):
                     settled = False  # a request that was just answered decides how a vanished slice is settled
                     continue
             run = observed.run
@@ -269,78 +240,6 @@ class Reconciler:
                 return replace(self._resolver.resolve(record, snapshot), playbook=blocked_by(error)), snapshot
             return self._resolver.resolve(record, kept, fresh=True), kept
         return self._resolver.resolve(record, snapshot), snapshot
-
-    # -- what others did ---------------------------------------------------------------------------------------------
-    def _answer_requests(self, key: JobKey, record: ManifestRecord | None, observed: Observed) -> bool:
-        """Whether there was one."""
-        pending = self._store.pending_requests(key)
-        for request in pending:
-            self._answer(request, record, observed)
-        return bool(pending)
-
-    def _answer(self, request: Request, record: ManifestRecord | None, observed: Observed) -> None:
-        """Put a person's request into effect, or say why not."""
-        match request.kind:
-            case RequestKind.TRIGGER:
-                if record is None or record.removed_at is not None:
-                    self._store.refuse_request(request, "refused: the manifest is gone from its source")
-                    return
-                self._store.accept_trigger(request, trigger_cause(request))
-            case RequestKind.CANCEL:
-                run = observed.run
-                if run is None or not run.open or run.job_id != request.run:
-                    self._store.refuse_request(request, "refused: that run has ended")
-                    return
-                said = f": {request.reason}" if request.reason else ""
-                self._store.accept_cancel(request, Stop(Reason.CANCELLED, f"cancelled by {request.by}{said}"))
-            case _:
-                assert_never(request.kind)
-
-    def _settle_slices(self, key: JobKey, observed: Observed) -> bool:
-        """Whether anything was decided over one."""
-        parts = [part for part in observed.run.slices if part.state.open] if observed.run is not None else []
-        known, now = self._leases.pop(key, {}), self._clock.monotonic()
-        if parts:
-            self._leases[key] = {
-                part.id: lease
-                if (lease := known.get(part.id)) is not None and lease.until == part.lease_expires_at
-                else _Lease(part.lease_expires_at, now)
-                for part in parts
-            }
-        settled = [self._settle(part, now - self._leases[key][part.id].seen_at) for part in parts]
-        return any(settled)
-
-    def _settle(self, part: Slice, unrenewed: float) -> bool:
-        """Decide over a slice whose process is gone. Whether it is gone is its executor's word, never a guess; but one
-        that lives and has not renewed its lease for so many seconds, two whole terms, hangs. One of which nothing is
-        kept here was started by another daemon on this database, which answers for it as long as its lease is renewed."""
-        liveness = self._executor.liveness(part.id, part.fence)
-        if part.state is SliceState.PLANNED:
-            if liveness is Liveness.GONE:
-                self._start_again(part.id, part.fence, part.restarts, self._why_it_ended(part.id))
-            return liveness is Liveness.GONE
-        could = self._clock.monotonic() - self._answers_since
-        elsewhere = liveness is Liveness.ABSENT and part.id not in self._executor.kept()
-        if (liveness is Liveness.ALIVE or elsewhere) and min(unrenewed, could) <= 2 * self._lease.total_seconds():
-            return False
-        if self._executor.kill(part.id, part.fence) is not Liveness.GONE:
-            return False
-        if part.state is SliceState.CLAIMED:
-            self._start_again(part.id, part.fence, part.restarts, self._why_it_ended(part.id))
-            return True
-        log.warning("slice_lost", slice=part.id, hosts=len(part.hosts))
-        self._store.lose(part.id, part.fence, self._executor.recover(part.id))
-        self._executor.forget(part.id)
-        return True
-
-    def _why_it_ended(self, slice_id: SliceId) -> str:
-        said = self._executor.last_words(slice_id)
-        return "its process ended before it began" + (f": {said}" if said else "")
-
-    def _start_again(self, slice_id: SliceId, fence: int, restarts: int, message: str) -> None:
-        pause = min(RESTART_MOST, RESTART_FIRST * 2 ** min(restarts, 10))
-        log.warning("slice_restarts", slice=slice_id, after=pause.total_seconds(), why=message)
-        self._store.requeue(slice_id, fence, self._clock.now() + pause, message)
 
     # -- doing -------------------------------------------------------------------------------------------------------
     def _perform_all(self, actions: Sequence[Action], desired: Desired, snapshot: Snapshot | None) -> WaitsFor | None:
@@ -421,7 +320,7 @@ class Reconciler:
         try:
             self._executor.start(part.id, part.fence)
         except Unavailable as error:
-            self._start_again(part.id, part.fence, part.restarts, error.message)
+            self._settler.start_again(part.id, part.fence, part.restarts, error.message)
 
     # -- saying ------------------------------------------------------------------------------------------------------
     def _say(self, desired: Desired, observed: Observed, decided: Plan, waits_for: WaitsFor | None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import JobKey, ManifestRecord, Revision, Run
 from reconciler.core.hosts import Host, Inventory, select
-from reconciler.core.planning import Blocked, Desired, Limits, Plan
+from reconciler.core.plans import Blocked, Desired, Limits, Plan
 from reconciler.core.playbook import Listing, PlaybookFacts, inspect_playbook, playbook_digest
 from reconciler.core.reading import place_of_field
 from reconciler.core.reasons import Reason

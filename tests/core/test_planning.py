@@ -30,7 +30,8 @@ from reconciler.core.facts import (
 )
 from reconciler.core.hosts import Host
 from reconciler.core.manifest import coverage_digest, spec_digest, spec_from_json, work_digest
-from reconciler.core.planning import (
+from reconciler.core.planning import plan
+from reconciler.core.plans import (
     Blocked,
     Desired,
     FinishRun,
@@ -42,7 +43,6 @@ from reconciler.core.planning import (
     StartWave,
     StopSlices,
     Verdict,
-    plan,
 )
 from reconciler.core.playbook import PlaybookFacts
 from reconciler.core.reasons import Reason

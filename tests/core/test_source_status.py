@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 from reconciler.core.facts import Commit
-from reconciler.core.planning import Blocked
+from reconciler.core.plans import Blocked
 from reconciler.core.reasons import Reason
-from reconciler.core.report import commit_view, report_source, report_unread_source
+from reconciler.core.report import report_source, report_unread_source
 from reconciler.core.status import Condition, ConditionType, SourceStatus
+from reconciler.core.views import commit_view
 from tests import status_linter
 from tests.builders import COMMIT, COMMIT_REVISION, NOON, REVISION, manifest_record
 

@@ -32,12 +32,14 @@ from reconciler.core.facts import (
 )
 from reconciler.core.failures import MAX_MESSAGE, group_failures
 from reconciler.core.manifest import BatchJobSpec, coverage_digest, work_digest
-from reconciler.core.planning import Blocked, Desired, Limits, plan, slice_id
+from reconciler.core.planning import plan, slice_id
+from reconciler.core.plans import Blocked, Desired, Limits
 from reconciler.core.playbook import PlaybookFacts
 from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
-from reconciler.core.report import WaitsFor, commit_view, progress, report, report_invalid, wave_views
+from reconciler.core.report import WaitsFor, report, report_invalid
 from reconciler.core.status import Condition, ConditionType, JobStatus, JobStatusBody, Phase
+from reconciler.core.views import commit_view, progress, wave_views
 from tests.builders import (
     COMMIT,
     COMMIT_REVISION,

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.facts import ChildStatus, HostRecord, Observed, RunError, RunStatus, Stop
-from reconciler.core.planning import Desired, conclude
+from reconciler.core.planning import conclude
+from reconciler.core.plans import Desired
 from reconciler.core.reasons import Reason
 from tests import status_linter
 from tests.builders import NOON, make_spec

@@ -70,6 +70,7 @@ class House:
             world.store,
             world.executor,
             world.reconciler,
+            world.settler,
             {keeper.source.name: keeper for keeper in keepers},
             world.clock,
             meter=self.meter,

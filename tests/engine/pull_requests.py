@@ -8,7 +8,7 @@ import yaml
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.hosts import Inventory
-from reconciler.core.planning import Limits
+from reconciler.core.plans import Limits
 from reconciler.core.reasons import Reason
 from reconciler.engine.catalogue import Catalogue
 from reconciler.engine.preview import Change, JobChange, preview_change

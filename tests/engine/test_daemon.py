@@ -10,10 +10,10 @@ from structlog.testing import capture_logs
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, ManifestRecord, RunStatus, SliceId
-from reconciler.core.planning import Desired
+from reconciler.core.plans import Desired
 from reconciler.core.reasons import Reason
 from reconciler.core.status import JobStatus, Phase
-from reconciler.engine import daemon, queue, reconcile
+from reconciler.engine import daemon, queue, settling
 from reconciler.engine.resolve import Resolver
 from reconciler.ports import Snapshot, Spool
 from tests.acceptance.workspace import wait_for
@@ -65,7 +65,7 @@ def test_once_waits_for_a_slice_that_could_not_be_started(house: House) -> None:
 def test_once_gives_up_on_a_slice_that_never_starts_and_leaves_it_to_the_next(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "RESTART_FIRST", timedelta(milliseconds=20))
+    monkeypatch.setattr(settling, "RESTART_FIRST", timedelta(milliseconds=20))
     house.world.executor.refuses = True
     house.world.write()
     house.daemon.start(once=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reconciler.core.facts import CauseKind
-from reconciler.core.planning import Limits, Verdict
+from reconciler.core.plans import Limits, Verdict
 from reconciler.engine.catalogue import Catalogue
 from reconciler.engine.preview import Preview, preview
 from reconciler.engine.resolve import Resolver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reconciler.core.facts import CauseKind
-from reconciler.core.planning import Verdict
+from reconciler.core.plans import Verdict
 from reconciler.core.reasons import Reason
 from reconciler.engine.preview import Difference, JobChange
 from tests.builders import JOB

@@ -9,7 +9,7 @@ import pytest
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, JobKey, RunError, RunStatus, SliceState
-from reconciler.core.planning import Blocked
+from reconciler.core.plans import Blocked
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, Phase
 from reconciler.ports import Beat, Spool, SpooledLine
@@ -471,7 +471,7 @@ def test_after_an_outage_every_lease_gets_one_full_term() -> None:
     world.look()
     (work,) = world.begin_all()
     world.pass_time(LEASE.total_seconds() * 10)
-    world.reconciler.store_was_away()
+    world.settler.store_was_away()
     world.look()
     assert world.executor.killed == []
     world.pass_time(LEASE.total_seconds() * 3)

@@ -14,12 +14,13 @@ import yaml
 
 from reconciler.core.facts import Child, ChildStatus, JobKey, Run, RunError, SliceId
 from reconciler.core.hosts import Inventory
-from reconciler.core.planning import Limits
+from reconciler.core.plans import Limits
 from reconciler.core.reasons import Reason
 from reconciler.core.status import Condition, ConditionType, JobStatus, JobStatusBody, SourceStatus
 from reconciler.engine.catalogue import Catalogue
 from reconciler.engine.reconcile import Look, Reconciler, SourceView
 from reconciler.engine.resolve import Resolver
+from reconciler.engine.settling import Settler
 from reconciler.engine.sources import SourceKeeper
 from reconciler.ports import (
     Beat,
@@ -170,16 +171,18 @@ class World:
         catalogue = Catalogue("default", ["jobs/**/*.yaml"], max_limit=20)
         self.keeper = SourceKeeper(self.source, catalogue, self.store, (self.sink,), self.clock)
         view = SourceView(self.source, self.keeper.current)
+        executor = cast(Executor, self.steps.through(self.executor))
+        self.settler = Settler(store, executor, self.clock, self.lease)
         self.reconciler = Reconciler(
             store,
-            cast(Executor, self.steps.through(self.executor)),
+            executor,
             Resolver(self.inventory, limits, self._learn),
             sinks,
             {"default": view}.get,
             self.clock,
             max_running=self.max_running,
             status_children=200,
-            lease=self.lease,
+            settler=self.settler,
         )
 
     def _learn(self, source: str, inventory: str, found: Inventory) -> None:

@@ -1,246 +1,35 @@
-"""Every door to the world, on one page, with the promises each keeps.
-
-The engine knows these and nothing behind them. Each has one conformance suite in tests/contracts, which the real
-adapters and the fakes of the engine tests pass alike.
-"""
+"""The database, as the engine, the slices and the readers know it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
-from threading import Event as Flag
-from typing import Any, Protocol
+from typing import Protocol
 
 from reconciler.core.facts import (
     Cause,
     CauseKind,
     Child,
     Commit,
-    HostOutcome,
     JobKey,
     ManifestRecord,
     Observed,
     Revision,
     Run,
-    RunError,
     RunStatus,
     Slice,
     SliceId,
     Stop,
 )
-from reconciler.core.hosts import Host, Inventory
+from reconciler.core.hosts import Host
 from reconciler.core.manifest import BatchJobSpec
 from reconciler.core.reasons import Reason
 from reconciler.core.status import JobStatus, SourceStatus
+from reconciler.ports.running import PlaybookResult, Spool, SpooledLine
 
 
-# == Time ============================================================================================================
-class Clock(Protocol):
-    """Wall time for records, monotonic time for deadlines and leases."""
-
-    def now(self) -> datetime:
-        """UTC, with zone."""
-
-    def monotonic(self) -> float:
-        """Seconds; never goes back."""
-
-
-# == Source ==========================================================================================================
-class Snapshot(Protocol):
-    """A source at one revision.
-
-    `files` maps each path (relative, `/` between parts) to a digest of its content; equal digests are equal content.
-    `root` is where the files can be read now; to ask for it the first time may make a copy, and raise what `Source.keep`
-    raises. Only a snapshot from `Source.keep` never changes under its reader.
-    """
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def revision(self) -> Revision: ...
-    @property
-    def root(self) -> Path: ...
-    @property
-    def files(self) -> Mapping[str, str]: ...
-    @property
-    def commit(self) -> Commit | None:
-        """Who made this revision; None if it is no commit."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a person should know of how this revision was come by: that history was rewritten, that a submodule is
-        left out."""
-
-    def read(self, path: str) -> bytes:
-        """The content of one of `files`. Raises Unavailable (SourceMoved) if it is no longer that content, and
-        Refused (PathOutsideSource, PathMissing) if it is not in the source, links resolved."""
-
-
-class Source(Protocol):
-    """Where manifests come from."""
-
-    @property
-    def name(self) -> str: ...
-
-    def sync(self) -> Snapshot:
-        """The source as it is now. Raises Unavailable if it can't be read; never returns half of it."""
-
-    def keep(self, revision: Revision) -> Snapshot:
-        """An unchanging copy of this revision for a run, the same one for every caller.
-
-        Raises Unavailable (SourceMoved) if that revision can no longer be had, Refused (SourceTooLarge) if it is too
-        large to copy.
-        """
-
-    def release(self, in_use: Iterable[Revision]) -> None:
-        """Remove the copies of every other revision."""
-
-    def watch(self, changed: Callable[[], None], stop: Flag) -> None:
-        """Call `changed` soon after anything changes, until `stop` is set, and once when watching has begun; several changes
-        may be one call. Of what can't be watched it is never called. Returns when stopped; it is no harm to miss one, for the engine also syncs periodically."""
-
-    def close(self) -> None:
-        """End what goes on for it: a `sync` or `keep` in progress raises Unavailable soon, and so does any later one."""
-
-
-# == Hosts ===========================================================================================================
-class Hosts(Protocol):
-    """Reads inventories."""
-
-    def load(self, snapshot: Snapshot, inventory: tuple[str, ...], *, fresh: bool = False) -> Inventory:
-        """The inventory made of these paths of the snapshot; none: what its ansible.cfg names, else the settings.
-
-        `fresh` reads a dynamic inventory again, however young the last reading is. Raises Refused (PathMissing,
-        PathOutsideSource, InventoryMissing) or Unavailable (InventoryUnreadable, InventoryEmpty, AnsibleMissing).
-        """
-
-    def paths(self, snapshot: Snapshot, inventory: tuple[str, ...]) -> tuple[str, ...]:
-        """The paths, relative to the snapshot's root, that `load` reads for `inventory`. Raises Refused."""
-
-
-# == Runner ==========================================================================================================
-class StopKind(StrEnum):
-    """Why a playbook that runs is to be ended now."""
-
-    CANCEL = "cancel"  # a person asked
-    DEADLINE = "deadline"  # timeouts.wave passed
-    LOST = "lost"  # the lease is lost: nothing more may be written
-
-
-@dataclass(frozen=True, slots=True)
-class PlaybookWork:
-    """What one ansible-playbook process is to do. Paths in strings are relative to `project`.
-
-    Values of `extra_vars` are plain JSON; `{"__ansible_vault": text}` stands for a `!vault` scalar. They are data and
-    must reach Ansible unevaluated. `mark` goes into the environment of every process that is started. `directory` is
-    private to this slice and new; nothing that stays may be written anywhere else.
-    """
-
-    directory: Path
-    project: Path
-    playbook: str
-    inventory: tuple[str, ...]
-    hosts: tuple[str, ...]
-    extra_vars: Mapping[str, Any]
-    extra_vars_files: tuple[str, ...]
-    tags: tuple[str, ...]
-    skip_tags: tuple[str, ...]
-    check_mode: bool
-    task_timeout: timedelta
-    mark: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line (or several, with `\\n` between) of output. `host` None: it belongs to the run's log."""
-
-    host: str | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class PlaybookResult:
-    """How it ended. `outcomes` has each host of the work exactly once. `error`: the playbook itself is broken; its
-    every host of which nothing else is proven is then aborted, reason PlaybookBroken. NotTargeted hosts are `skipped` outcomes here."""
-
-    outcomes: tuple[HostOutcome, ...]
-    error: RunError | None = None
-
-
-class PreparedPlaybook(Protocol):
-    """A playbook that is ready to start, and has not touched any host."""
-
-    def run(self, log: Callable[[LogLine], None], stop: Callable[[], StopKind | None]) -> PlaybookResult:
-        """Run it to its end. Blocks. `log` is called from this thread, in order, and must return soon. `stop` is
-        asked at least twice a second; when it answers, every process of this run is ended (TERM, then KILL after 10 s)
-        and the result says what is proven: CANCEL: unfinished hosts are cancelled; DEADLINE: one inside a task is
-        failed, one between tasks aborted, both DeadlineExceeded; final verdicts stand in any case.
-        No process of the run is left when it returns or raises."""
-
-
-class Runner(Protocol):
-    """Runs playbooks."""
-
-    def prepare(self, work: PlaybookWork) -> PreparedPlaybook:
-        """Write what ansible-playbook needs into `work.directory`, and check what can be checked. Touches no host.
-        Raises Refused or Unavailable."""
-
-
-# == Executor ========================================================================================================
-class Liveness(StrEnum):
-    ALIVE = "alive"
-    GONE = "gone"  # one was started, and no process of it is left
-    ABSENT = "absent"  # none is there, and nothing is known of one
-    UNREACHABLE = "unreachable"  # its machine can't be asked
-
-
-class Executor(Protocol):
-    """Starts the processes that run slices, and knows whether they live."""
-
-    def start(self, slice_id: SliceId, fence: int) -> None:
-        """See to it that a process is on its way to claim this slice. Doing it again is harmless: the claim decides.
-        Raises Unavailable (ExecutorUnavailable)."""
-
-    def liveness(self, slice_id: SliceId, fence: int) -> Liveness:
-        """Whether a process that was started for it (at this fence) is there, starting ones included."""
-
-    def kill(self, slice_id: SliceId, fence: int) -> Liveness:
-        """End every process of the slice, found by its mark, however it lost its parent; GONE once none is left."""
-
-    def recover(self, slice_id: SliceId) -> Spool | None:
-        """What a process that is gone had written down and not yet brought to the store; None if there is nothing."""
-
-    def last_words(self, slice_id: SliceId) -> str:
-        """What a process of the slice said last, in a few hundred characters: for people who want to know why it
-        ended. Empty if it said nothing."""
-
-    def kept(self) -> frozenset[SliceId]:
-        """Slices of which anything is kept here."""
-
-    def forget(self, slice_id: SliceId) -> None:
-        """Remove what is kept of a slice that is over and recorded. One that a process still has is left to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spool:
-    """What a slice wrote down before it reached the store: log lines in order with their sequence, and the result if
-    it got that far."""
-
-    logs: tuple[SpooledLine, ...]
-    result: PlaybookResult | None
-
-
-@dataclass(frozen=True, slots=True)
-class SpooledLine:
-    sequence: int
-    host: str | None
-    text: str
-
-
-# == Store ===========================================================================================================
 @dataclass(frozen=True, slots=True)
 class NewCause:
     key: JobKey
@@ -528,29 +317,3 @@ class StoredMetrics:
     not cumulative), NAME_sum and NAME_count."""
     running: int
     """Children in slices that are planned, claimed or started."""
-
-
-# == Meter ===========================================================================================================
-class Meter(Protocol):
-    """What this process counts of its own work; it begins at zero with every process. Seconds everywhere."""
-
-    def looked(self, result: str, seconds: float) -> None:
-        """One look at one job: success, waiting (for hosts, slots or something outside) or error."""
-
-    def waited(self, seconds: float) -> None:
-        """How long a job that was due had waited in the queue."""
-
-    def synced(self, source: str, result: str, seconds: float) -> None:
-        """One reading of a source: success or error."""
-
-
-# == Sinks ===========================================================================================================
-class Sink(Protocol):
-    """Somewhere a status is written for people."""
-
-    def write(self, status: JobStatus) -> None:
-        """Atomically; the caller writes only what changed. Raises OSError."""
-
-    def write_source(self, status: SourceStatus) -> None: ...
-
-    def remove(self, key: JobKey) -> None: ...
