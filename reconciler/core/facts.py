@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NewType
 
@@ -97,6 +97,11 @@ class CauseKind(StrEnum):
         return self in (CauseKind.SPEC_CHANGED, CauseKind.PLAYBOOK_CHANGED)
 
 
+ASKED_BY_ANNOTATION = "annotation:"
+"""The key of a Requested cause begins so, if it was the manifest that asked. The same manifest may come back at any time,
+so such a cause is kept for ever."""
+
+
 class SliceState(StrEnum):
     PLANNED = "planned"
     CLAIMED = "claimed"
@@ -173,6 +178,8 @@ class Child:
     finished_at: datetime | None = None
     commit: Commit | None = None
     """That of its run."""
+    retry_at: datetime | None = None
+    """When its next attempt is due, while it is pending for one (reason RetryScheduled)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +199,8 @@ class Slice:
     started_at: datetime | None = None
     stop: Reason | None = None
     """Why it has been told to stop, once it has."""
+    place: str | None = None
+    """Where the process is that claimed it, as executors name places; None: nobody has claimed it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +212,11 @@ class Cause:
     message: str
     at: datetime
     hosts: tuple[str, ...] = ()
-    """For HostsJoined: only these run. Empty: the whole selection."""
+    """For HostsJoined and Retried: only these run. Empty: the whole selection."""
+    retry_of: str | None = None
+    """For Retried: the run (job_id) of which these hosts are tried again."""
+    pinned: Revision | None = None
+    """For Retried: the revision to run; None: the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +247,8 @@ class RunSummary:
     started_at: datetime | None
     finished_at: datetime | None
     commit: Commit | None = None
+    retry_of: str | None = None
+    """The run (job_id) of which this one tries hosts again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +278,12 @@ class Run:
     """A person's cancel, once recorded."""
     error: RunError | None = None
     """A slice found the playbook broken, or nothing that matched."""
+    retry_of: str | None = None
+    """The run (job_id) of which this one tries hosts again."""
+    held: timedelta = timedelta(0)
+    """For how long it was suspended or paused before `held_since`: such time does not count for timeouts.run."""
+    held_since: datetime | None = None
+    """Since when it has been suspended or paused; None: it is not."""
     children: tuple[Child, ...] = ()
     slices: tuple[Slice, ...] = ()
 
@@ -292,6 +313,21 @@ class HostRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing new starts, by somebody's word. `source` None: anywhere."""
+
+    source: str | None
+    by: str
+    reason: str
+    at: datetime
+
+    def __str__(self) -> str:
+        what = "everything" if self.source is None else f"the source {self.source}"
+        why = f": {self.reason}" if self.reason else ""
+        return f"{what} is paused by {self.by} since {self.at:%Y-%m-%d %H:%M} UTC{why}"
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """All that the store knows of one job, read in one transaction."""
 
@@ -303,6 +339,11 @@ class Observed:
     last_success: RunSummary | None = None
     history: tuple[RunSummary, ...] = ()
     """The latest five, newest first, the open one included."""
+    earlier: tuple[tuple[Child, ...], ...] = ()
+    """Children of the runs that `run` tries again, oldest first: of what it is a retry of, of what that was one of, and
+    so on. Empty if it is no retry."""
+    pause: Pause | None = None
+    """Somebody has paused its source, or everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,3 +368,6 @@ class ManifestRecord:
     seen_at: datetime
     rejected: Problem | None = None
     removed_at: datetime | None = None
+    held: Reason | None = None
+    """StateLost or AwaitingAdoption: whether this ever ran is not known, so that nothing runs before somebody says what
+    to make of it."""

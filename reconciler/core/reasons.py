@@ -49,7 +49,8 @@ class Reason(StrEnum):
     )
     DEADLINE_EXCEEDED = (
         "DeadlineExceeded",
-        "A deadline passed: timeouts.task for one host, timeouts.wave for a slice. What ran was ended.",
+        "A deadline passed: timeouts.task for one host, timeouts.wave for a slice; what ran was ended. Or timeouts.run for a "
+        "run: what ran finished, and this host was never started.",
     )
     STOPPED_WITH_OTHERS = (
         "StoppedWithOthers",
@@ -98,6 +99,14 @@ class Reason(StrEnum):
         "The plays of this playbook match none of the selected hosts, or none of its tasks has the tags, so the run did "
         "nothing. Compare `hosts:` in the playbook with the selector, and its tags with `tasks`.",
     )
+    RETRY_SCHEDULED = (
+        "RetryScheduled",
+        "The host's last attempt did not succeed; it is tried again by itself, as `retry` says. Its attempts have their logs.",
+    )
+    RESOLVED = (
+        "Resolved",
+        "How the host ended was unknown. A person has looked at it and said how: the message has who and why.",
+    )
     SUPERSEDED = (
         "Superseded",
         "A newer manifest or playbook took over before this started; `onChange` says how much of the old run goes on.",
@@ -114,6 +123,17 @@ class Reason(StrEnum):
         "Nothing has asked for a run of the current spec: `runOn` does not name it. Use `reconciler trigger`.",
     )
     SUSPENDED = ("Suspended", "`suspend: true`: what runs finishes, and no new wave starts.")
+    PAUSED = ("Paused", "Somebody has paused this source, or everything: what runs finishes, and nothing new starts.")
+    STATE_LOST = (
+        "StateLost",
+        "There are status files of this job and the database knows nothing of it: it was lost, or is another one. Nothing "
+        "runs before somebody says what to make of it: `reconciler adopt`.",
+    )
+    AWAITING_ADOPTION = (
+        "AwaitingAdoption",
+        "The database knows other sources, and has never seen this one: it may be one under a new name. Nothing of it runs "
+        "before somebody says so: `reconciler adopt`.",
+    )
     HOSTS_BUSY = ("HostsBusy", "Another run has at least one of these hosts; a host runs one thing at a time.")
     NO_FREE_SLOTS = ("NoFreeSlots", "As many children run as max_running allows.")
     ACCEPTED = ("Accepted", "The manifest is valid and in force.")
@@ -218,6 +238,10 @@ class Reason(StrEnum):
     VERIFIED = ("Verified", "The commit is signed by a listed key.")
     GIT_MISSING = ("GitMissing", "git was not found or does not start. Install it where reconciler runs.")
     STORE_UNAVAILABLE = ("StoreUnavailable", "The database does not answer.")
+    NOT_LEADING = (
+        "NotLeading",
+        "Another daemon leads now: this one can write nothing any more. It waits as a standby.",
+    )
     STATUS_NOT_WRITTEN = (
         "StatusNotWritten",
         "A status file could not be written. What was done is in the database; the file is written as soon as it can be.",

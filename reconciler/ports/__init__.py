@@ -21,11 +21,15 @@ from reconciler.ports.running import (
     StopKind,
 )
 from reconciler.ports.store import (
+    LEADER,
+    VANISHED,
     Admitted,
     Beat,
     Busy,
     History,
     JobStore,
+    Lease,
+    Leases,
     NewCause,
     NewRun,
     NewSlice,
@@ -42,12 +46,15 @@ from reconciler.ports.world import (
     Clock,
     Hosts,
     Meter,
+    Shown,
     Sink,
     Snapshot,
     Source,
 )
 
 __all__ = [
+    "LEADER",
+    "VANISHED",
     "Admitted",
     "Beat",
     "Busy",
@@ -56,6 +63,8 @@ __all__ = [
     "History",
     "Hosts",
     "JobStore",
+    "Lease",
+    "Leases",
     "Liveness",
     "LogLine",
     "Meter",
@@ -70,6 +79,7 @@ __all__ = [
     "Request",
     "RequestKind",
     "Runner",
+    "Shown",
     "Sink",
     "SliceStore",
     "SliceWork",

@@ -63,6 +63,8 @@ class PlaybookResult:
 
     outcomes: tuple[HostOutcome, ...]
     error: RunError | None = None
+    unended: bool = False
+    """A process of it could not be ended: it hangs in the kernel, or became another user's. Its hosts stay locked."""
 
 
 class PreparedPlaybook(Protocol):
@@ -72,8 +74,8 @@ class PreparedPlaybook(Protocol):
         """Run it to its end. Blocks. `log` is called from this thread, in order, and must return soon. `stop` is
         asked at least twice a second; when it answers, every process of this run is ended (TERM, then KILL after 10 s)
         and the result says what is proven: CANCEL: unfinished hosts are cancelled; DEADLINE: one inside a task is
-        failed, one between tasks aborted, both DeadlineExceeded; final verdicts stand in any case.
-        No process of the run is left when it returns or raises."""
+        failed, one between tasks aborted, both DeadlineExceeded; LOST: they are unknown; final verdicts stand in any
+        case. No process of the run is left when it returns or raises, unless the result says so."""
 
 
 class Runner(Protocol):
@@ -89,26 +91,33 @@ class Liveness(StrEnum):
     ALIVE = "alive"
     GONE = "gone"  # one was started, and no process of it is left
     ABSENT = "absent"  # none is there, and nothing is known of one
-    UNREACHABLE = "unreachable"  # its machine can't be asked
+    UNREACHABLE = "unreachable"  # its machine can't be asked, or it can't be ended
 
 
 class Executor(Protocol):
-    """Starts the processes that run slices, and knows whether they live."""
+    """Starts the processes that run slices, and knows whether they live.
+
+    `place` is where the process of a slice is, as that process said when it claimed the slice (Slice.place). None: nobody
+    has claimed it, and what is asked for is what this executor started.
+    """
 
     def start(self, slice_id: SliceId, fence: int) -> None:
         """See to it that a process is on its way to claim this slice. Doing it again is harmless: the claim decides.
         Raises Unavailable (ExecutorUnavailable)."""
 
-    def liveness(self, slice_id: SliceId, fence: int) -> Liveness:
+    def liveness(self, slice_id: SliceId, fence: int, place: str | None = None) -> Liveness:
         """Whether a process that was started for it (at this fence) is there, starting ones included."""
 
-    def kill(self, slice_id: SliceId, fence: int) -> Liveness:
-        """End every process of the slice, found by its mark, however it lost its parent; GONE once none is left."""
+    def kill(self, slice_id: SliceId, fence: int, place: str | None = None) -> Liveness:
+        """End every process of the slice, found by its mark, however it lost its parent; GONE once none is left. One
+        that can't be ended soon is UNREACHABLE: it is tried on and on, and whoever waits for the end of slices is told
+        when it is done."""
 
-    def recover(self, slice_id: SliceId) -> Spool | None:
-        """What a process that is gone had written down and not yet brought to the store; None if there is nothing."""
+    def recover(self, slice_id: SliceId, place: str | None = None) -> Spool | None:
+        """What a process that is gone had written down and not yet brought to the store; None if there is nothing, or
+        its machine can't be asked."""
 
-    def last_words(self, slice_id: SliceId) -> str:
+    def last_words(self, slice_id: SliceId, place: str | None = None) -> str:
         """What a process of the slice said last, in a few hundred characters: for people who want to know why it
         ended. Empty if it said nothing."""
 

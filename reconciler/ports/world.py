@@ -125,3 +125,13 @@ class Sink(Protocol):
     def write_source(self, status: SourceStatus) -> None: ...
 
     def remove(self, key: JobKey) -> None: ...
+
+
+class Shown(Protocol):
+    """What is shown of jobs already, whoever wrote it. A name that no valid manifest ever had counts for nothing."""
+
+    def has_jobs(self, source: str) -> bool:
+        """Whether anything is shown of any job of this source."""
+
+    def has_job(self, key: JobKey) -> bool:
+        """Whether anything is shown of this job."""

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, text
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.store import SqlStore, migrate
+from reconciler.adapters.store.database import current_schema
 from reconciler.adapters.store.tables import metadata
 from reconciler.core.errors import Refused
 from reconciler.core.facts import (
@@ -97,7 +98,7 @@ def wave(run: str, *hosts: str, number: int = 1) -> NewWave:
 def started(store: SqlStore, run: str, *hosts: str) -> SliceId:
     assert store.admit(wave(run, *hosts), 50) == Admitted()
     part = SliceId(f"{run}.w1")
-    assert store.claim(part, 1, "me", LEASE) is not None
+    assert store.claim(part, 1, "me", LEASE, "here") is not None
     assert store.mark_started(part, 1)
     return part
 
@@ -154,7 +155,7 @@ def test_of_many_claims_exactly_one_wins(store: SqlStore, url: str) -> None:
 
     def claim(name: str) -> None:
         own = SqlStore(url, SystemClock())
-        if own.claim(SliceId(f"{run}.w1"), 1, name, LEASE) is not None:
+        if own.claim(SliceId(f"{run}.w1"), 1, name, LEASE, "here") is not None:
             won.append(name)
         own.close()
 
@@ -170,7 +171,7 @@ def test_nothing_is_written_once_the_fence_is_over(store: SqlStore) -> None:
     run = opened(store)
     store.admit(wave(run, "h1"), 50)
     part = SliceId(f"{run}.w1")
-    assert store.claim(part, 1, "old", LEASE) is not None
+    assert store.claim(part, 1, "old", LEASE, "here") is not None
     assert store.requeue(part, 1, datetime.now(UTC), "its process is gone")
     assert not store.mark_started(part, 1)
     assert not store.append_logs(part, 1, [SpooledLine(1, "h1", "late")])
@@ -211,7 +212,7 @@ def test_a_slice_that_was_only_planned_is_cancelled_at_once(store: SqlStore) -> 
     store.admit(wave(run, "h1", "h2"), 50)
     store.stop_slices(run, Stop(Reason.CANCELLED, "wrong day"))
     assert [child.status for child in run_of(store, run).children[:2]] == [ChildStatus.SKIPPED] * 2
-    assert store.claim(SliceId(f"{run}.w1"), 1, "me", LEASE) is None
+    assert store.claim(SliceId(f"{run}.w1"), 1, "me", LEASE, "here") is None
 
 
 def test_success_is_remembered_longer_than_its_logs(store: SqlStore) -> None:
@@ -256,7 +257,7 @@ def test_the_migrations_make_exactly_these_tables(store: SqlStore, url: str) -> 
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
-    assert migrate.current(url) == migrate.head()
+    assert current_schema(url) == migrate.head()
 
 
 def test_a_newer_schema_and_a_missing_database_are_refused_in_words(store: SqlStore, url: str, tmp_path: Path) -> None:

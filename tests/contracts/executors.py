@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from reconciler.adapters.local import LocalExecutor, SliceFolder
+from reconciler.adapters.local import LocalExecutor, SliceFolder, place_of
 from reconciler.adapters.processes import end_slice, marked
 from reconciler.core.facts import SliceId
 from reconciler.ports import Executor, Spool, SpooledLine
@@ -38,9 +38,11 @@ class Story:
 
 
 class Machine(Protocol):
-    """Where slices run. `ended` is what the executor's callback was told."""
+    """Where slices run. `ended` is what the executor's callback was told; `place` is what its processes say where they
+    are."""
 
     ended: list[SliceId]
+    place: str
 
     @property
     def executor(self) -> Executor: ...
@@ -63,11 +65,15 @@ class Machine(Protocol):
     def restart(self) -> None:
         """`executor` is that of a new daemon on this machine from now on."""
 
+    def neighbour(self) -> Machine:
+        """The same machine, for another daemon with a state directory of its own."""
+
 
 class FakeMachine:
-    def __init__(self) -> None:
+    def __init__(self, place: str = "here") -> None:
         self.ended: list[SliceId] = []
-        self.executor: FakeExecutor = FakeExecutor(self.ended.append)
+        self.place = place
+        self.executor: FakeExecutor = FakeExecutor(self.ended.append, place)
 
     def run(self, slice_id: SliceId, fence: int, story: Story = Story()) -> None:
         self.executor.start(slice_id, fence)
@@ -89,6 +95,11 @@ class FakeMachine:
     def restart(self) -> None:
         self.executor.restart()
 
+    def neighbour(self) -> FakeMachine:
+        other = FakeMachine("another folder")
+        other.executor.beside.append(self.executor)
+        return other
+
 
 class LocalMachine:
     """Real processes. Each tells in the folder of its machine that it began, and that its story is told."""
@@ -98,13 +109,16 @@ class LocalMachine:
         self._folder = folder
         self._slices = folder / "slices"
         self._notes = folder / "notes"
-        self._notes.mkdir()
+        self._notes.mkdir(parents=True)
+        self.tidied: list[Path] = []
+        """Folders of runners that had to be tidied up."""
         self._stories: dict[SliceId, Story] = {}
         self._marks: set[str] = set()
+        self.place = place_of(self._slices)
         self.executor = self._new()
 
     def _new(self) -> LocalExecutor:
-        return LocalExecutor(self._slices, self._command, self._environment(), self.ended.append)
+        return LocalExecutor(self._slices, self._command, self._environment(), self.ended.append, self.tidied.append)
 
     def _environment(self) -> Mapping[str, str]:
         return {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -139,6 +153,9 @@ class LocalMachine:
 
     def restart(self) -> None:
         self.executor = self._new()
+
+    def neighbour(self) -> LocalMachine:
+        return LocalMachine(self._folder / "neighbour")
 
     def close(self) -> None:
         for mark in self._marks:

@@ -53,27 +53,29 @@ class World:
         assert self.store.open_run(new)
         return new.job_id
 
-    def admit(self, run: str, *slices: Sequence[str], number: int = 1) -> NewWave:
-        wave = make_wave(run, *slices, number=number)
+    def admit(self, run: str, *slices: Sequence[str], number: int = 1, attempt: int = 1) -> NewWave:
+        wave = make_wave(run, *slices, number=number, attempt=attempt)
         assert self.store.admit(wave, PLENTY) == Admitted()
         return wave
 
-    def admit_one(self, run: str, *names: str, number: int = 1) -> SliceId:
+    def admit_one(self, run: str, *names: str, number: int = 1, attempt: int = 1) -> SliceId:
         """A wave of one slice."""
-        return self.admit(run, names, number=number).slices[0].id
+        return self.admit(run, names, number=number, attempt=attempt).slices[0].id
 
     def claim(self, slice_id: SliceId, fence: int = 1) -> SliceWork | None:
-        return self.store.claim(slice_id, fence, "worker-1", LEASE)
+        return self.store.claim(slice_id, fence, "worker-1", LEASE, "here")
 
-    def start(self, run: str, *names: str, number: int = 1) -> SliceId:
+    def start(self, run: str, *names: str, number: int = 1, attempt: int = 1) -> SliceId:
         """A slice with a process at work."""
-        slice_id = self.admit_one(run, *names, number=number)
+        slice_id = self.admit_one(run, *names, number=number, attempt=attempt)
         assert self.claim(slice_id) is not None
         assert self.store.mark_started(slice_id, 1)
         return slice_id
 
-    def run_wave(self, run: str, *names: str, number: int = 1, result: PlaybookResult | None = None) -> None:
-        slice_id = self.start(run, *names, number=number)
+    def run_wave(
+        self, run: str, *names: str, number: int = 1, attempt: int = 1, result: PlaybookResult | None = None
+    ) -> None:
+        slice_id = self.start(run, *names, number=number, attempt=attempt)
         assert self.store.finish(slice_id, 1, result or all_succeeded(names))
 
     def run_to_success(self, cause: str, key: JobKey = JOB, spec: BatchJobSpec | None = None) -> str:

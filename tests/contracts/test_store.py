@@ -208,12 +208,12 @@ def test_a_trigger_becomes_a_cause_once(world: World) -> None:
     cause = new_cause("request:request-1", kind=CauseKind.REQUESTED)
     world.store.add_request(request)
 
-    world.store.accept_trigger(request, cause)
-    world.store.accept_trigger(request, cause)
+    world.store.accept_cause(request, cause)
+    world.store.accept_cause(request, cause)
 
     assert [cause.kind for cause in world.store.observe(JOB).causes] == [CauseKind.REQUESTED]
     assert world.store.pending_requests(JOB) == ()
-    assert world.store.request("request-1") == replace(request, result="accepted")
+    assert world.store.request("request-1") == replace(request, result="accepted", answered_at=NOON)
     assert world.events().count("RequestAnswered") == 1
 
 
@@ -226,7 +226,7 @@ def test_a_cancel_stops_the_run_that_was_meant(world: World) -> None:
     world.store.accept_cancel(request, stop)
 
     assert world.run().stop == stop
-    assert world.store.request("request-1") == replace(request, result="accepted")
+    assert world.store.request("request-1") == replace(request, result="accepted", answered_at=NOON)
 
 
 def test_a_cancel_that_comes_late_changes_no_run(world: World) -> None:

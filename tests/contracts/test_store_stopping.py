@@ -131,7 +131,7 @@ def test_a_slice_that_is_still_planned_can_be_withdrawn_and_no_other(world: Worl
     child = world.child("web-1")
     assert (child.status, child.reason, child.message) == (ChildStatus.SKIPPED, Reason.REMOVED, removed.message)
     assert world.child("web-3").status is ChildStatus.PENDING
-    assert world.store.claim(parts[0], 1, "late", LEASE) is None
+    assert world.store.claim(parts[0], 1, "late", LEASE, "here") is None
     world.admit(world.open_run(hosts("web-1"), key=OTHER_JOB), ["web-1"])
 
 

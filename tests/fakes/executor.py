@@ -13,9 +13,12 @@ from reconciler.ports import Liveness, Spool
 
 class FakeExecutor:
     """`started` has each process that was begun. `refuses` makes every start raise Unavailable; `cut_off` makes its
-    machine one that can't be asked. `spools` is what processes wrote down, `words` what they said last. `ended` is called when one is over."""
+    machine one that can't be asked; `unending` are slices whose processes hang in the kernel. `spools` is what processes
+    wrote down, `words` what they said last. `ended` is called when one is over. Other daemons on its machine are `beside`."""
 
-    def __init__(self, ended: Callable[[SliceId], None] = lambda _: None) -> None:
+    def __init__(self, ended: Callable[[SliceId], None] = lambda _: None, place: str = "here") -> None:
+        self.place = place
+        self.beside: list[FakeExecutor] = []
         self.started: list[tuple[SliceId, int]] = []
         self.killed: list[tuple[SliceId, int]] = []
         self.forgotten: list[SliceId] = []
@@ -23,6 +26,7 @@ class FakeExecutor:
         self.words: dict[SliceId, str] = {}
         self.refuses = False
         self.cut_off = False
+        self.unending: set[SliceId] = set()
         self.ended = ended
         self._lock = threading.RLock()
         self._alive: set[tuple[SliceId, int]] = set()
@@ -40,27 +44,37 @@ class FakeExecutor:
                 self._folders.add(slice_id)
                 self.started.append((slice_id, fence))
 
-    def liveness(self, slice_id: SliceId, fence: int) -> Liveness:
-        if self.cut_off:
-            return Liveness.UNREACHABLE
-        with self._lock:
-            if any(known == slice_id for known, _ in self._alive):
-                return Liveness.ALIVE
-            return Liveness.GONE if (slice_id, fence) in self._known else Liveness.ABSENT
+    def _at(self, place: str | None) -> FakeExecutor | None:
+        """The one that has what is at this place; None: on another machine."""
+        there = next((each for each in (self, *self.beside) if place in (None, each.place)), None)
+        return None if there is None or there.cut_off else there
 
-    def kill(self, slice_id: SliceId, fence: int) -> Liveness:
-        if self.cut_off:
+    def liveness(self, slice_id: SliceId, fence: int, place: str | None = None) -> Liveness:
+        there = self._at(place)
+        if there is None:
+            return Liveness.UNREACHABLE
+        with there._lock:
+            if any(known == slice_id for known, _ in there._alive):
+                return Liveness.ALIVE
+            known = (slice_id, fence) in there._known or (place is not None and slice_id in there._folders)
+            return Liveness.GONE if known else Liveness.ABSENT
+
+    def kill(self, slice_id: SliceId, fence: int, place: str | None = None) -> Liveness:
+        there = self._at(place)
+        if there is None or slice_id in there.unending:
             return Liveness.UNREACHABLE
         self.killed.append((slice_id, fence))
-        if (slice_id, fence) in self._alive:
-            self._end(slice_id, fence)
+        if (slice_id, fence) in there._alive:
+            there._end(slice_id, fence)
         return Liveness.GONE
 
-    def recover(self, slice_id: SliceId) -> Spool | None:
-        return self.spools.get(slice_id)
+    def recover(self, slice_id: SliceId, place: str | None = None) -> Spool | None:
+        there = self._at(place)
+        return None if there is None else there.spools.get(slice_id)
 
-    def last_words(self, slice_id: SliceId) -> str:
-        return self.words.get(slice_id, "")
+    def last_words(self, slice_id: SliceId, place: str | None = None) -> str:
+        there = self._at(place)
+        return "" if there is None else there.words.get(slice_id, "")
 
     def kept(self) -> frozenset[SliceId]:
         with self._lock:

@@ -14,19 +14,24 @@ from reconciler.ports import LogLine, PlaybookResult, PlaybookWork, StopKind
 @dataclass
 class FakeRunner:
     """`error` is raised by `prepare`. A playbook logs `lines` and then runs until `end` is set, or it is told to stop;
-    `told` says why."""
+    `told` says why. `prepared` is called when it is about to start. `proven` is how hosts end whatever it is told;
+    `unended`: a process of it can't be ended."""
 
     lines: tuple[LogLine, ...] = ()
     error: ReconcilerError | None = None
     end: threading.Event = field(default_factory=threading.Event)
     running: threading.Event = field(default_factory=threading.Event)
     told: StopKind | None = None
+    proven: tuple[HostOutcome, ...] = ()
+    prepared: Callable[[], None] = lambda: None
+    unended: bool = False
     works: list[PlaybookWork] = field(default_factory=list)
 
     def prepare(self, work: PlaybookWork) -> FakePlaybook:
         self.works.append(work)
         if self.error is not None:
             raise self.error
+        self.prepared()
         return FakePlaybook(self, work)
 
 
@@ -43,5 +48,15 @@ class FakePlaybook:
             self.runner.told = stop()
             if self.runner.told is not None:
                 break
-        status = ChildStatus.SUCCESS if self.runner.told is None else ChildStatus.CANCELLED
-        return PlaybookResult(tuple(HostOutcome(host, status) for host in self.work.hosts))
+        proven = {outcome.host: outcome for outcome in self.runner.proven}
+        status = _LEFT_AS[self.runner.told]
+        outcomes = tuple(proven.get(host, HostOutcome(host, status)) for host in self.work.hosts)
+        return PlaybookResult(outcomes, unended=self.runner.unended)
+
+
+_LEFT_AS = {
+    None: ChildStatus.SUCCESS,
+    StopKind.CANCEL: ChildStatus.CANCELLED,
+    StopKind.DEADLINE: ChildStatus.FAILED,
+    StopKind.LOST: ChildStatus.UNKNOWN,
+}

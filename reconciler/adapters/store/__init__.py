@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from reconciler.adapters.store.admission import Admission
+from reconciler.adapters.store.audit import Audit
+from reconciler.adapters.store.database import SCHEMAS_OF_SLICES
 from reconciler.adapters.store.history import Lookups
 from reconciler.adapters.store.journal import Journal
-from reconciler.adapters.store.requests import Requests
+from reconciler.adapters.store.known import Adoption
+from reconciler.adapters.store.leases import KeptLeases
+from reconciler.adapters.store.pauses import Pauses
+from reconciler.adapters.store.retries import Retries
 from reconciler.adapters.store.runs import Runs
 from reconciler.adapters.store.servers import Servers
 from reconciler.adapters.store.slices import Slices
 from reconciler.adapters.store.supervision import Supervision
 
-__all__ = ["SqlStore"]
+__all__ = ["SCHEMAS_OF_SLICES", "SqlStore"]
 
 
-class SqlStore(Requests, Runs, Admission, Slices, Supervision, Servers, Journal, Lookups):
+class SqlStore(
+    KeptLeases, Pauses, Adoption, Audit, Retries, Runs, Admission, Slices, Supervision, Servers, Journal, Lookups
+):
     """The ports JobStore and History on SQLAlchemy. Opens a database that is there; migrate.py makes one."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
 
 from reconciler.adapters.store.database import Database
+from reconciler.adapters.store.history import read_pause
 from reconciler.adapters.store.rows import OPEN_RUN, OPEN_SLICE
 from reconciler.adapters.store.servers import in_parts
 from reconciler.adapters.store.tables import attempts, host_locks, jobs, slices
@@ -25,11 +26,14 @@ class Admission(Database):
         now = self.clock.now()
         with self.write() as connection:
             # The row of the run is held, so that its end or a stop can't come in between on any database.
-            run = connection.execute(select(jobs).where(jobs.c.job_id == wave.run).with_for_update()).one()
+            this_run = select(jobs).where(jobs.c.job_id == wave.run).with_for_update(key_share=True)
+            run = connection.execute(this_run).one()
             own = JobKey(run.source, run.name)
             if _written_down(connection, wave):
                 return Admitted()
             if run.status not in OPEN_RUN or run.stop_reason is not None:
+                return Outdated()
+            if read_pause(connection, run.source) is not None:  # since the wave was planned
                 return Outdated()
             children = _pending_children(connection, run, wave.hosts)
             if len(children) < len(wave.hosts) or _has_open_slice(connection, run):
@@ -168,7 +172,14 @@ def _write_down(connection: Connection, wave: NewWave, children: Mapping[str, _C
     connection.execute(
         update(jobs).where(jobs.c.id == bindparam("of_id")),
         [
-            {"of_id": children[host].id, "wave": wave.number, "attempt": wave.attempt, "reason": None, "message": ""}
+            {
+                "of_id": children[host].id,
+                "wave": wave.number,
+                "attempt": wave.attempt,
+                "reason": None,
+                "message": "",
+                "retry_at": None,
+            }
             for host in wave.hosts
         ],
     )

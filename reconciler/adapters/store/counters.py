@@ -37,9 +37,10 @@ class Tally:
         self._seconds[f"{name}_sum", joined] += seconds
 
     def write(self, connection: Connection) -> None:
+        # Sorted: two transactions that took the same rows in another order would wait for each other.
         rows = [
             {"name": name, "labels": labels, "value": float(value)}
-            for (name, labels), value in (*self._raised.items(), *self._seconds.items())
+            for (name, labels), value in sorted((*self._raised.items(), *self._seconds.items()))
         ]
         add_up(connection, counters, "value", rows)
 

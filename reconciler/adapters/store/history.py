@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, func, select
 
 from reconciler.adapters.store.counters import read_counters
 from reconciler.adapters.store.database import Database
-from reconciler.adapters.store.manifests import read_statuses
+from reconciler.adapters.store.manifests import read_statuses, readable
 from reconciler.adapters.store.rows import (
     CHILD,
     COMMIT,
@@ -21,12 +21,13 @@ from reconciler.adapters.store.rows import (
     commit_of,
     maybe_reason,
     of_job,
+    pause_of,
     pinned_spec,
     reason_of,
     slice_of,
     summary_of,
 )
-from reconciler.adapters.store.tables import causes, host_records, job_logs, jobs, slices, source_status
+from reconciler.adapters.store.tables import causes, host_records, job_logs, jobs, pauses, slices, source_status
 from reconciler.core.facts import (
     CauseKind,
     Child,
@@ -35,6 +36,7 @@ from reconciler.core.facts import (
     HostRecord,
     JobKey,
     Observed,
+    Pause,
     Revision,
     Run,
     RunError,
@@ -61,6 +63,8 @@ class Lookups(Database):
             latest = connection.execute(_parents().where(runs).order_by(jobs.c.id.desc()).limit(SHOWN)).all()
             succeeded = and_(runs, jobs.c.status == RunStatus.SUCCESS.value, ~jobs.c.check_mode)
             success = connection.execute(_parents().where(succeeded).order_by(jobs.c.id.desc()).limit(1)).one_or_none()
+            earlier = _earlier(connection, latest[0].retry_of) if latest else ()
+            pause = read_pause(connection, key.source)
             records = connection.execute(select(*HOST_RECORD).where(of_job(host_records, key))).all()
             run = _run(connection, latest[0]) if latest else None
             counts = dict(_child_counts(connection, {row.id for row in (*latest[1:], success) if row is not None}))
@@ -72,10 +76,14 @@ class Lookups(Database):
             hosts={host: HostRecord(*remembered) for host, *remembered in records},
             last_success=None if success is None else summary_of(success, counts[success.id]),
             history=tuple(summary_of(row, counts[row.id]) for row in latest),
+            earlier=earlier,
+            pause=pause,
         )
 
-    def runs(self, key: JobKey, limit: int) -> Sequence[Run]:
+    def runs(self, key: JobKey, limit: int, since: datetime | None = None) -> Sequence[Run]:
         query = _parents().where(of_job(jobs, key), jobs.c.is_batch_job).order_by(jobs.c.id.desc()).limit(limit)
+        if since is not None:
+            query = query.where(jobs.c.created_at >= since)
         with self.read() as connection:
             return tuple(_run(connection, row) for row in connection.execute(query).all())
 
@@ -117,7 +125,7 @@ class Lookups(Database):
             taken = connection.scalars(select(slices.c.hosts).where(slices.c.state.in_(OPEN_SLICE))).all()
         return StoredMetrics(
             statuses=statuses,
-            sources=tuple(SourceStatus.model_validate(document) for document in sources),
+            sources=tuple(readable(SourceStatus, sources)),
             counters=counters,
             running=sum(len(hosts) for hosts in taken),
         )
@@ -158,9 +166,33 @@ def _run(connection: Connection, row: Row[Any]) -> Run:
         error=None
         if row.error_reason is None
         else RunError(reason_of(row.error_reason), row.error_message or "", row.error_hint or ""),
+        retry_of=row.retry_of,
+        held=timedelta(seconds=row.held_seconds),
+        held_since=row.held_since,
         children=_children(connection, row.id, commit),
         slices=tuple(slice_of(part, row.job_id) for part in connection.execute(parts)),
     )
+
+
+def _earlier(connection: Connection, retry_of: str | None) -> tuple[tuple[Child, ...], ...]:
+    """Children of a run and of those that it was a retry of, oldest first; as far as they are still there."""
+    found: list[tuple[Child, ...]] = []
+    while retry_of is not None:
+        row = connection.execute(
+            select(jobs.c.id, jobs.c.retry_of, *COMMIT).where(jobs.c.job_id == retry_of)
+        ).one_or_none()
+        if row is None:
+            break
+        found.append(_children(connection, row.id, commit_of(row)))
+        retry_of = row.retry_of
+    return tuple(reversed(found))
+
+
+def read_pause(connection: Connection, source: str) -> Pause | None:
+    """Of everything, else of this source."""
+    query = select(pauses).where(pauses.c.source.in_(("", source))).order_by(pauses.c.source).limit(1)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else pause_of(row)
 
 
 def _children(connection: Connection, parent: int, commit: Commit | None) -> tuple[Child, ...]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import select
 
 from reconciler.adapters.store.database import Database
 from reconciler.adapters.store.rows import event_of
-from reconciler.adapters.store.tables import events
+from reconciler.adapters.store.tables import events, sequences
 from reconciler.ports import StoredEvent
 
 
@@ -21,10 +20,4 @@ class Journal(Database):
 
     def last_event(self) -> int:
         with self.read() as connection:
-            return connection.scalar(select(func.max(events.c.sequence))) or 0
-
-    def trim_events(self, keep: int, older_than: datetime) -> int:
-        with self.write() as connection:
-            last = connection.scalar(select(func.max(events.c.sequence))) or 0
-            old = or_(events.c.at < older_than, events.c.sequence <= last - keep)
-            return connection.execute(delete(events).where(old, events.c.sequence < last)).rowcount
+            return connection.scalar(select(sequences.c.value).where(sequences.c.name == "events")) or 0

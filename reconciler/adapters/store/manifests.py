@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, exists, select, tuple_, update
 
 from reconciler.adapters.store.database import Database
 from reconciler.adapters.store.rows import OPEN_RUN, RECORD, of_job, record_of, record_row, storable
-from reconciler.adapters.store.tables import causes, invalid_jobs, jobs, manifests, requests, source_status
+from reconciler.adapters.store.tables import causes, invalid_jobs, jobs, manifests, requests, source_status, sources
 from reconciler.adapters.store.upserts import add_one_missing, upsert
 from reconciler.core.facts import Cause, JobKey, ManifestRecord
 from reconciler.core.status import JobStatus, SourceStatus
 from reconciler.ports import NewCause
+
+D = TypeVar("D", JobStatus, SourceStatus)
 
 
 class Manifests(Database):
@@ -28,8 +32,11 @@ class Manifests(Database):
         return None if row is None else record_of(row)
 
     def save_manifests(self, records: Sequence[ManifestRecord], causes: Sequence[NewCause]) -> None:
+        rows = [record_row(record) for record in records]
         with self.write() as connection:
-            upsert(connection, manifests, [record_row(record) for record in records])
+            known = _held_sources(connection, {record.key.source for record in records})
+            new = [{**row, "held": row["held"] or known.get(row["source"])} for row in rows]
+            upsert(connection, manifests, new, keep=("held",))
             for record in records:
                 what = "ManifestRemoved" if record.removed_at else "ManifestRejected" if record.rejected else None
                 self.tell(connection, record.key, what or "ManifestAccepted", text=record.path)
@@ -62,6 +69,8 @@ class Manifests(Database):
                 "key": cause.cause,
                 "message": message,
                 "hosts": list(cause.hosts),
+                "retry_of": cause.retry_of,
+                "pinned": cause.pinned,
                 "at": now,
             }
             if add_one_missing(connection, causes, row):
@@ -100,7 +109,7 @@ class Manifests(Database):
         invalid = select(invalid_jobs.c.status).where(of_job(invalid_jobs, key))
         with self.read() as connection:
             document = connection.scalar(accepted) or connection.scalar(invalid)
-        return None if document is None else JobStatus.model_validate(document)
+        return next(readable(JobStatus, [document]), None)
 
     def statuses(self, source: str | None = None) -> Sequence[JobStatus]:
         with self.read() as connection:
@@ -129,7 +138,22 @@ class Manifests(Database):
     def source_statuses(self) -> Sequence[SourceStatus]:
         with self.read() as connection:
             documents = connection.scalars(select(source_status.c.status).order_by(source_status.c.source)).all()
-        return tuple(SourceStatus.model_validate(document) for document in documents)
+        return tuple(readable(SourceStatus, documents))
+
+
+def _held_sources(connection: Connection, names: Collection[str]) -> Mapping[str, str | None]:
+    """Why each of these is held, of those that are known. Their rows are held to the end of the transaction, so that
+    nobody adopts a source while what is new in it is written down."""
+    query = select(sources.c.name, sources.c.held).where(sources.c.name.in_(sorted(names))).with_for_update()
+    return {row.name: row.held for row in connection.execute(query)}
+
+
+def readable(kind: type[D], documents: Iterable[object]) -> Iterator[D]:
+    """What these documents say. One that another version has written in a way of its own counts as not there: it is
+    derived again at the next look, and must not keep anybody from that."""
+    for document in documents:
+        with contextlib.suppress(ValidationError):
+            yield kind.model_validate(document)
 
 
 def read_statuses(connection: Connection, source: str | None = None) -> tuple[JobStatus, ...]:
@@ -140,7 +164,8 @@ def read_statuses(connection: Connection, source: str | None = None) -> tuple[Jo
         if source is not None:
             query = query.where(table.c.source == source)
         for row in connection.execute(query):
-            found[row.source, row.name] = JobStatus.model_validate(row.status)
+            for status in readable(JobStatus, [row.status]):
+                found[row.source, row.name] = status
     return tuple(status for _, status in sorted(found.items(), key=lambda entry: entry[0]))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, select, update
 
 from reconciler.adapters.store.manifests import Manifests
-from reconciler.adapters.store.rows import OPEN_RUN, of_job, request_of, storable
+from reconciler.adapters.store.rows import NAME_MOST, OPEN_RUN, of_job, request_of, storable
 from reconciler.adapters.store.tables import jobs, requests
 from reconciler.adapters.store.upserts import add_one_missing
 from reconciler.core.facts import JobKey, Stop
@@ -18,6 +18,11 @@ ACCEPTED = "accepted"
 
 class Requests(Manifests):
     def add_request(self, request: Request) -> bool:
+        with self.write() as connection:
+            return self.write_request(connection, request)
+
+    def write_request(self, connection: Connection, request: Request) -> bool:
+        """False: this id is already there."""
         reason = storable(request.reason)
         row = {
             "id": request.id,
@@ -25,14 +30,14 @@ class Requests(Manifests):
             "source": request.key.source,
             "name": request.key.name,
             "run": request.run,
-            "by": storable(request.by),
+            "by": storable(request.by, NAME_MOST),
             "reason": reason,
             "at": request.at,
+            "arguments": dict(request.arguments) or None,
         }
-        with self.write() as connection:
-            if not add_one_missing(connection, requests, row):
-                return False
-            self.tell(connection, request.key, "RequestAdded", request.run, request.kind.value, reason)
+        if not add_one_missing(connection, requests, row):
+            return False
+        self.tell(connection, request.key, "RequestAdded", request.run, request.kind.value, reason)
         return True
 
     def request(self, request_id: str) -> Request | None:
@@ -45,14 +50,14 @@ class Requests(Manifests):
         with self.read() as connection:
             return tuple(request_of(row) for row in connection.execute(query.order_by(requests.c.at, requests.c.id)))
 
-    def accept_trigger(self, request: Request, cause: NewCause) -> None:
+    def accept_cause(self, request: Request, cause: NewCause) -> None:
         with self.write() as connection:
-            if self._answer(connection, request, ACCEPTED):
+            if self.answer(connection, request, ACCEPTED):
                 self.write_causes(connection, (cause,))
 
     def accept_cancel(self, request: Request, stop: Stop) -> None:
         with self.write() as connection:
-            if not self._answer(connection, request, ACCEPTED):
+            if not self.answer(connection, request, ACCEPTED):
                 return
             meant = (jobs.c.job_id == request.run, jobs.c.status.in_(OPEN_RUN), jobs.c.stop_reason.is_(None))
             values = {"stop_reason": stop.reason.value, "stop_message": storable(stop.message)}
@@ -60,12 +65,13 @@ class Requests(Manifests):
 
     def refuse_request(self, request: Request, result: str) -> None:
         with self.write() as connection:
-            self._answer(connection, request, result)
+            self.answer(connection, request, result)
 
-    def _answer(self, connection: Connection, request: Request, result: str) -> bool:
+    def answer(self, connection: Connection, request: Request, result: str) -> bool:
         """False: it was answered before."""
+        result = storable(result)
         pending = update(requests).where(requests.c.id == request.id, requests.c.result.is_(None))
-        if connection.execute(pending.values(result=result)).rowcount == 0:
+        if connection.execute(pending.values(result=result, answered_at=self.clock.now())).rowcount == 0:
             return False
         self.tell(connection, request.key, "RequestAnswered", request.run, request.kind.value, result)
         return True

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Table, and_
 
-from reconciler.adapters.store.tables import jobs, manifests
+from reconciler.adapters.store.tables import clean_text, jobs, manifests
 from reconciler.core.facts import (
     Cause,
     CauseKind,
@@ -18,6 +18,7 @@ from reconciler.core.facts import (
     Commit,
     JobKey,
     ManifestRecord,
+    Pause,
     Revision,
     RunStatus,
     RunSummary,
@@ -51,9 +52,19 @@ def maybe_reason(text: str | None) -> Reason | None:
     return None if text is None else _REASONS[text]
 
 
-def storable(text: str) -> str:
-    """Without what no database takes as text: NUL, and halves of characters that come from output that is no UTF-8."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()
+MESSAGE_MOST = 4000
+"""Characters of a message, whoever wrote it; of a longer one the end is cut off, and that is marked."""
+
+NAME_MOST = 253
+"""Characters of whoever or whatever a short column names."""
+
+CUT = " … (cut)"
+
+
+def storable(text: str, most: int = MESSAGE_MOST) -> str:
+    """A message as it is kept: at most so many characters of it."""
+    clean = clean_text(text)
+    return clean if len(clean) <= most else clean[: most - len(CUT)] + CUT
 
 
 # -- manifests -------------------------------------------------------------------------------------------------------
@@ -76,6 +87,7 @@ def record_of(row: Row[Any]) -> ManifestRecord:
         seen_at=row.seen_at,
         rejected=None if row.rejected is None else Problem(**row.rejected),
         removed_at=row.removed_at,
+        held=maybe_reason(row.held),
     )
 
 
@@ -96,16 +108,23 @@ def record_row(record: ManifestRecord) -> dict[str, Any]:
         "seen_at": record.seen_at,
         "rejected": None if record.rejected is None else asdict(record.rejected),
         "removed_at": record.removed_at,
+        "held": None if record.held is None else record.held.value,
     }
 
 
 def cause_of(row: Row[Any]) -> Cause:
-    return Cause(CauseKind(row.kind), row.key, row.message, row.at, tuple(row.hosts))
+    pinned = None if row.pinned is None else Revision(row.pinned)
+    return Cause(CauseKind(row.kind), row.key, row.message, row.at, tuple(row.hosts), row.retry_of, pinned)
+
+
+def pause_of(row: Row[Any]) -> Pause:
+    return Pause(row.source or None, row.by, row.reason, row.at)
 
 
 def request_of(row: Row[Any]) -> Request:
     key = JobKey(row.source, row.name)
-    return Request(row.id, RequestKind(row.kind), key, row.run, row.by, row.reason, row.at, row.result)
+    kind, arguments = RequestKind(row.kind), row.arguments or {}
+    return Request(row.id, kind, key, row.run, row.by, row.reason, row.at, row.result, arguments, row.answered_at)
 
 
 def event_of(row: Row[Any]) -> StoredEvent:
@@ -156,14 +175,25 @@ CHILD = [
     jobs.c[name]
     for name in (
         *("job_id", "host", "host_key", "address", "ordinal", "wave", "attempt", "status", "reason", "message", "task"),
-        *("started_at", "finished_at", "ok", "changed", "failed", "skipped", "rescued", "ignored", "unreachable"),
+        *(
+            "started_at",
+            "finished_at",
+            "retry_at",
+            "ok",
+            "changed",
+            "failed",
+            "skipped",
+            "rescued",
+            "ignored",
+            "unreachable",
+        ),
     )
 ]
 """The columns that `child_of` reads, in this order: by place, for a run may have 10,000 of them."""
 
 
 def child_of(row: Sequence[Any], commit: Commit | None) -> Child:
-    job_id, host, host_key, address, ordinal, wave, attempt, status, reason, message, task, started, finished = row[:13]
+    job_id, host, host_key, address, ordinal, wave, attempt, status, reason, message, task, *times = row[:14]
     return Child(
         job_id,
         host,
@@ -176,10 +206,11 @@ def child_of(row: Sequence[Any], commit: Commit | None) -> Child:
         None if reason is None else _REASONS[reason],
         message,
         task,
-        _task_counts(*row[13:20]),
-        started,
-        finished,
+        _task_counts(*row[14:21]),
+        times[0],
+        times[1],
         commit,
+        times[2],
     )
 
 
@@ -202,6 +233,7 @@ def slice_of(row: Row[Any], run: str) -> Slice:
         lease_expires_at=row.lease_expires_at,
         started_at=row.started_at,
         stop=maybe_reason(row.stop),
+        place=row.place,
     )
 
 
@@ -222,4 +254,5 @@ def summary_of(row: Row[Any], hosts: Mapping[ChildStatus, int]) -> RunSummary:
         started_at=row.started_at,
         finished_at=row.finished_at,
         commit=commit_of(row),
+        retry_of=row.retry_of,
     )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, or_, select, update
 
 from reconciler.adapters.store.counters import Tally
 from reconciler.adapters.store.manifests import Manifests
 from reconciler.adapters.store.rows import OPEN_RUN, OPEN_SLICE, batch_config, commit_row, of_job, storable
-from reconciler.adapters.store.servers import AT_ONCE, in_parts, write_servers
-from reconciler.adapters.store.tables import attempts, causes, host_records, job_logs, jobs, manifests, slices
+from reconciler.adapters.store.servers import in_parts, write_servers
+from reconciler.adapters.store.tables import causes, host_records, jobs, manifests, slices
 from reconciler.adapters.store.upserts import upsert
 from reconciler.core.facts import ChildStatus, JobKey, Revision, RunStatus
 from reconciler.core.reasons import Reason
@@ -38,6 +37,7 @@ class Runs(Manifests):
                 **commit_row(new.commit),
                 "cause_id": cause_id,
                 "cause_kind": new.cause.kind.value,
+                "retry_of": new.cause.retry_of,
                 "check_mode": new.spec.check_mode,
                 "status": RunStatus.PENDING.value,
                 "created_at": now,
@@ -82,7 +82,11 @@ class Runs(Manifests):
                 select(slices.c.hosts).where(slices.c.run == run, slices.c.state.in_(OPEN_SLICE))
             )
             taken = {host for names in lists for host in names}
-            pending = and_(jobs.c.parent_job_id == parent.id, jobs.c.status == ChildStatus.PENDING.value)
+            pending = and_(
+                jobs.c.parent_job_id == parent.id,
+                jobs.c.status == ChildStatus.PENDING.value,
+                jobs.c.retry_at.is_(None),
+            )
             skipped = sum(
                 connection.execute(update(jobs).where(pending, jobs.c.host.in_(names)).values(values)).rowcount
                 for names in in_parts(host for host in hosts if host not in taken)
@@ -138,34 +142,10 @@ class Runs(Manifests):
         removed = select(manifests.c.name).where(manifests.c.source == source, manifests.c.removed_at.is_not(None))
         newest = select(func.max(jobs.c.id)).where(ours, jobs.c.name.not_in(removed)).group_by(jobs.c.name)
         query = select(jobs.c.revision).where(ours, or_(jobs.c.id.in_(newest), jobs.c.status.in_(OPEN_RUN)))
+        pending = and_(causes.c.source == source, causes.c.handled_at.is_(None), causes.c.pinned.is_not(None))
         with self.read() as connection:
-            return frozenset(Revision(revision) for revision in connection.scalars(query))
-
-    def trim(self, key: JobKey, keep: int, older_than: datetime) -> int:
-        """In several transactions, so that nobody waits for long; a run is marked once all of it is gone."""
-        ended = and_(of_job(jobs, key), jobs.c.is_batch_job, jobs.c.finished_at.is_not(None))
-        query = select(jobs.c.id, jobs.c.finished_at, jobs.c.trimmed_at).where(ended).order_by(jobs.c.id.desc())
-        with self.read() as connection:
-            rows = connection.execute(query).all()
-        old = [
-            row.id
-            for number, row in enumerate(rows)
-            if row.trimmed_at is None and (number >= keep or row.finished_at < older_than)
-        ]
-        return sum(self._trim_run(run) for run in old)
-
-    def _trim_run(self, run: int) -> int:
-        kept = or_(exists().where(job_logs.c.job == jobs.c.id), exists().where(attempts.c.job == jobs.c.id))
-        query = select(jobs.c.id).where(or_(jobs.c.id == run, jobs.c.parent_job_id == run), kept).limit(AT_ONCE)
-        removed = 0
-        while True:
-            with self.write() as connection:
-                ids = connection.scalars(query).all()
-                if not ids:
-                    connection.execute(update(jobs).where(jobs.c.id == run).values(trimmed_at=self.clock.now()))
-                    return removed
-                removed += connection.execute(delete(job_logs).where(job_logs.c.job.in_(ids))).rowcount
-                removed += connection.execute(delete(attempts).where(attempts.c.job.in_(ids))).rowcount
+            found = [*connection.scalars(query), *connection.scalars(select(causes.c.pinned).where(pending))]
+        return frozenset(Revision(revision) for revision in found if revision is not None)
 
 
 def _unhandled(connection: Connection, new: NewRun) -> int | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
+from typing import TypeVar
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
@@ -12,8 +14,13 @@ from reconciler.adapters.store.database import Database
 from reconciler.adapters.store.tables import servers
 from reconciler.core.hosts import Host
 
+Item = TypeVar("Item")
+
 AT_ONCE = 500
 """Names in one statement: databases bound how many values one may have."""
+
+LONGEST_INVENTORY = 400
+"""Characters of what names an inventory; of a longer one its digest is kept."""
 
 SEEN_AGAIN = timedelta(hours=1)
 """`last_seen` of a server that is otherwise unchanged is written no more often than this."""
@@ -29,6 +36,8 @@ def write_servers(
     connection: Connection, source: str, inventory: str, hosts: Sequence[Host], now: datetime
 ) -> Mapping[str, int]:
     """Add what is new, change what differs. Returns ids by name."""
+    if len(inventory) > LONGEST_INVENTORY:  # a list of many
+        inventory = hashlib.sha256(inventory.encode()).hexdigest()
     ours = (servers.c.source == source, servers.c.inventory == inventory)
     known = {
         row.name: row
@@ -57,8 +66,8 @@ def write_servers(
     return ids
 
 
-def in_parts(names: Iterable[str]) -> Iterator[list[str]]:
+def in_parts(items: Iterable[Item]) -> Iterator[list[Item]]:
     """At most AT_ONCE at a time."""
-    rest = iter(names)
+    rest = iter(items)
     while part := list(islice(rest, AT_ONCE)):
         yield part

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, exists, func, select, update
 
 from reconciler.adapters.store.counters import Tally
 from reconciler.adapters.store.database import Database
+from reconciler.adapters.store.retries import count_end, let_stand, retry_policy, to_try_again
 from reconciler.adapters.store.rows import (
     HELD_SLICE,
     OPEN_SLICE,
@@ -35,7 +36,9 @@ from reconciler.core.facts import (
     SliceState,
     Stop,
 )
+from reconciler.core.manifest import Retry
 from reconciler.core.reasons import Reason
+from reconciler.core.retrying import next_attempt
 from reconciler.ports import Beat, PlaybookResult, RequestKind, SliceWork, SpooledLine
 
 NOT_REPORTED = "the playbook ended and nothing was reported of this host"
@@ -45,14 +48,14 @@ GIVEN_BACK_MOST = timedelta(minutes=5)
 
 
 class Slices(Database):
-    def claim(self, slice_id: SliceId, fence: int, owner: str, lease: timedelta) -> SliceWork | None:
+    def claim(self, slice_id: SliceId, fence: int, owner: str, lease: timedelta, place: str) -> SliceWork | None:
         now = self.clock.now()
-        due = or_(slices.c.not_before.is_(None), slices.c.not_before <= now)
-        free = and_(at(slice_id, fence, (SliceState.PLANNED.value,)), due, _not_told_to_stop())
-        values = {"state": SliceState.CLAIMED.value, "owner": owner, "lease_expires_at": now + lease}
+        free = at(slice_id, fence, (SliceState.PLANNED.value,))
+        values = {"state": SliceState.CLAIMED.value, "owner": owner, "place": place, "lease_expires_at": now + lease}
         with self.write() as connection:
-            if connection.execute(update(slices).where(free).values(values)).rowcount == 0:
+            if not hold(connection, free) or told_to_stop(connection, slice_id) is not None:
                 return None
+            connection.execute(update(slices).where(slices.c.id == slice_id).values(values))
             row, run = slice_and_run(connection, slice_id)
         return SliceWork(
             slice_id=slice_id,
@@ -67,11 +70,12 @@ class Slices(Database):
 
     def mark_started(self, slice_id: SliceId, fence: int) -> bool:
         now = self.clock.now()
-        claimed = and_(at(slice_id, fence, (SliceState.CLAIMED.value,)), _not_told_to_stop())
+        claimed = at(slice_id, fence, (SliceState.CLAIMED.value,))
         with self.write() as connection:
+            if not hold(connection, claimed) or told_to_stop(connection, slice_id) is not None:
+                return _has(connection, at(slice_id, fence, (SliceState.STARTED.value,)))
             values = {"state": SliceState.STARTED.value, "started_at": now}
-            if connection.execute(update(slices).where(claimed).values(values)).rowcount == 0:
-                return False
+            connection.execute(update(slices).where(slices.c.id == slice_id).values(values))
             row, run = slice_and_run(connection, slice_id)
             ids = list(children_of(connection, row, run).values())
             running = {"status": ChildStatus.RUNNING.value, "started_at": now}
@@ -82,15 +86,17 @@ class Slices(Database):
             )
             this_try = and_(attempts.c.job == bindparam("of_id"), attempts.c.number == row.attempt)
             connection.execute(update(attempts).where(this_try).values(running), of_id)
-            if run.started_at is None:
-                self._begin_run(connection, run, now)
+            self._begin_run(connection, run, now)
             text = f"wave {row.wave}: {len(ids)} hosts"
             self.tell(connection, JobKey(run.source, run.name), "SliceStarted", run.job_id, text=text)
         return True
 
     def _begin_run(self, connection: Connection, run: Row[Any], now: datetime) -> None:
+        """With the first of its slices, of which several may start at once."""
         values = {"status": RunStatus.RUNNING.value, "started_at": now}
-        connection.execute(update(jobs).where(jobs.c.id == run.id).values(values))
+        first = and_(jobs.c.id == run.id, jobs.c.started_at.is_(None))
+        if connection.execute(update(jobs).where(first).values(values)).rowcount == 0:
+            return
         asked_at = connection.scalar(select(causes.c.at).where(causes.c.id == run.cause_id))
         if asked_at is not None:
             tally = Tally()
@@ -111,7 +117,7 @@ class Slices(Database):
 
     def append_logs(self, slice_id: SliceId, fence: int, lines: Sequence[SpooledLine]) -> bool:
         with self.write() as connection:
-            held = select(slices.c.id).where(at(slice_id, fence, HELD_SLICE)).with_for_update()
+            held = select(slices.c.id).where(at(slice_id, fence, HELD_SLICE)).with_for_update(key_share=True)
             if connection.scalar(held) is None:
                 return False
             add_lines(connection, slice_id, lines)
@@ -119,7 +125,9 @@ class Slices(Database):
 
     def finish(self, slice_id: SliceId, fence: int, result: PlaybookResult) -> bool:
         with self.write() as connection:
-            return end_slice(self, connection, slice_id, fence, HELD_SLICE, result)
+            if end_slice(self, connection, slice_id, fence, HELD_SLICE, result):
+                return True
+            return _has(connection, at(slice_id, fence, (SliceState.FINISHED.value, SliceState.CANCELLED.value)))
 
     def give_back(self, slice_id: SliceId, fence: int, reason: Reason, message: str) -> bool:
         with self.write() as connection:
@@ -136,11 +144,6 @@ def _asked_to_cancel(run: ColumnElement[str]) -> ColumnElement[bool]:
     """By a request that no daemon has answered yet."""
     pending = and_(requests.c.kind == RequestKind.CANCEL.value, requests.c.result.is_(None))
     return exists().where(requests.c.run == run, pending)
-
-
-def _not_told_to_stop() -> ColumnElement[bool]:
-    run_stops = exists().where(jobs.c.job_id == slices.c.run, jobs.c.stop_reason.is_not(None))
-    return and_(slices.c.stop.is_(None), ~run_stops, ~_asked_to_cancel(slices.c.run))
 
 
 def told_to_stop(connection: Connection, slice_id: SliceId) -> Stop | None:
@@ -171,6 +174,11 @@ def at(slice_id: SliceId, fence: int, states: Sequence[str]) -> ColumnElement[bo
     return and_(slices.c.id == slice_id, slices.c.fence == fence, slices.c.state.in_(states))
 
 
+def _has(connection: Connection, which: ColumnElement[bool]) -> bool:
+    """Whether there is such a slice."""
+    return connection.scalar(select(slices.c.id).where(which)) is not None
+
+
 def slice_and_run(connection: Connection, slice_id: SliceId) -> tuple[Row[Any], Row[Any]]:
     row = connection.execute(select(slices).where(slices.c.id == slice_id)).one()
     return row, connection.execute(select(jobs).where(jobs.c.job_id == row.run)).one()
@@ -195,7 +203,7 @@ def add_lines(connection: Connection, slice_id: SliceId, lines: Sequence[Spooled
             "attempt": row.attempt,
             "slice": slice_id,
             "sequence": line.sequence,
-            "text": storable(line.text),
+            "text": line.text,
         }
         for line in lines
     ]
@@ -214,6 +222,8 @@ def plan_again(
     """A slice that touched no host is to be started again; one that was told to stop meanwhile ends here. False: it is
     not at this fence, or has started."""
     unstarted = (SliceState.PLANNED.value, SliceState.CLAIMED.value)
+    if not hold(connection, at(slice_id, fence, unstarted)):
+        return False
     stop = told_to_stop(connection, slice_id)
     if stop is not None:
         return end_slice(store, connection, slice_id, fence, unstarted, PlaybookResult(()), stop=stop)
@@ -223,10 +233,10 @@ def plan_again(
         "restarts": slices.c.restarts + 1,
         "not_before": not_before,
         "owner": None,
+        "place": None,
         "lease_expires_at": None,
     }
-    if connection.execute(update(slices).where(at(slice_id, fence, unstarted)).values(values)).rowcount == 0:
-        return False
+    connection.execute(update(slices).where(slices.c.id == slice_id).values(values))
     connection.execute(update(host_locks).where(host_locks.c.slice == slice_id).values(fence=fence + 1))
     row, run = slice_and_run(connection, slice_id)
     why = {"reason": reason.value, "message": storable(message)}
@@ -256,19 +266,22 @@ def end_slice(
     knows that it was told to stop: why, is added here. False: it is not at this fence in one of `states`.
     """
     now = store.clock.now()
+    if not hold(connection, at(slice_id, fence, states)):
+        return False
     told = stop or told_to_stop(connection, slice_id)
     state = SliceState.CANCELLED if told is not None else SliceState.FINISHED if lost is None else SliceState.LOST
     values = {"state": state.value, "finished_at": now, "lease_expires_at": None}
     if told is not None:
         values |= {"stop": told.reason.value, "stop_message": told.message}
-    if connection.execute(update(slices).where(at(slice_id, fence, states)).values(values)).rowcount == 0:
-        return False
+    connection.execute(update(slices).where(slices.c.id == slice_id).values(values))
     row, run = slice_and_run(connection, slice_id)
     proven = {outcome.host: outcome for outcome in result.outcomes}
     unproven = partial(_unproven, started=row.started_at is not None, told=told, lost=lost)
     outcomes = [_for_the_reason(told, proven.get(host) or unproven(host)) for host in row.hosts]
     tally = Tally()
-    _record_outcomes(connection, row, run, outcomes, now, tally)
+    ended_by_itself = told is None and result.error is None and run.error_reason is None
+    retry = retry_policy(connection, run) if ended_by_itself else None
+    again = _record_outcomes(connection, row, run, outcomes, retry, now, tally)
     connection.execute(delete(host_locks).where(host_locks.c.slice == slice_id))
     succeeded = [outcome.host for outcome in outcomes if outcome.status is ChildStatus.SUCCESS]
     remember_success(connection, run, succeeded)
@@ -278,9 +291,21 @@ def end_slice(
     tally.write(connection)
     counts = Counter(outcome.status.value for outcome in outcomes)
     text = f"wave {row.wave}: " + ", ".join(f"{number} {status}" for status, number in counts.items())
+    if again:
+        text += f"; {again} of them are tried again"
     reason = told.reason.value if told is not None else Reason.SLICE_LOST.value if lost is not None else ""
     type_ = "SliceLost" if state is SliceState.LOST else "SliceFinished"
     store.tell(connection, JobKey(run.source, run.name), type_, run.job_id, reason, text)
+    return True
+
+
+def hold(connection: Connection, which: ColumnElement[bool]) -> bool:
+    """A slice, if it is as it should be, then its run, both to the end of the transaction: the slices of a run start and
+    end one after the other, so that the first one and the last one of a wave know that they are."""
+    run = connection.scalar(select(slices.c.run).where(which).with_for_update(key_share=True))
+    if run is None:
+        return False
+    connection.execute(select(jobs.c.id).where(jobs.c.job_id == run).with_for_update(key_share=True))
     return True
 
 
@@ -305,11 +330,17 @@ def _record_outcomes(
     row: Row[Any],
     run: Row[Any],
     outcomes: Sequence[HostOutcome],
+    retry: Retry | None,
     now: datetime,
     tally: Tally,
-) -> None:
+) -> int:
+    """Into the attempts, and into the children those that are final: what is to be tried again waits for that, and what was
+    to be tried again and never started ends as its attempt before. Returns how many are to be tried again."""
     ids = children_of(connection, row, run)
-    children, tries = [], []
+    children: list[dict[str, Any]] = []
+    tries: list[dict[str, Any]] = []
+    before: dict[int, int] = {}
+    again = 0
     for outcome in outcomes:
         started, finished = outcome.started_at or row.started_at, outcome.finished_at or now
         shown = {
@@ -322,14 +353,22 @@ def _record_outcomes(
             "finished_at": finished,
         }
         counts = asdict(outcome.counts)
-        children.append(shown | counts)
         tries.append(shown | {"counts": counts})
-        tally.count("children_finished_total", outcome.status.value)
-        if started is not None and outcome.status is not ChildStatus.SKIPPED:
-            tally.duration("child_duration_seconds", outcome.status.value, since=started, until=finished)
-    connection.execute(update(jobs).where(jobs.c.id == bindparam("of_id")), children)
+        following = None if retry is None else next_attempt(retry, outcome, row.attempt, now)
+        if following is not None:
+            children.append(to_try_again(ids[outcome.host], following))
+            again += 1
+        elif row.started_at is None and row.attempt > 1 and outcome.status is ChildStatus.SKIPPED:
+            before[ids[outcome.host]] = row.attempt - 1
+        else:
+            children.append(shown | counts | {"retry_at": None})
+            count_end(tally, outcome.status, started, finished)
+    if children:
+        connection.execute(update(jobs).where(jobs.c.id == bindparam("of_id")), children)
     this_try = and_(attempts.c.job == bindparam("of_id"), attempts.c.number == row.attempt)
     connection.execute(update(attempts).where(this_try), tries)
+    let_stand(connection, before, tally)
+    return again
 
 
 def _record_error(connection: Connection, run: Row[Any], error: RunError) -> None:
@@ -344,7 +383,9 @@ def _record_error(connection: Connection, run: Row[Any], error: RunError) -> Non
 
 
 def _count_wave(connection: Connection, row: Row[Any], tally: Tally, now: datetime) -> None:
-    """When its last slice has ended: from its first start."""
+    """When its last slice has ended: from its first start. Hosts that are tried again do so one part after another."""
+    if row.attempt > 1:
+        return
     same = and_(slices.c.run == row.run, slices.c.wave == row.wave, slices.c.attempt == row.attempt)
     if connection.scalar(select(slices.c.id).where(same, slices.c.state.in_(OPEN_SLICE)).limit(1)) is None:
         started = connection.scalar(select(func.min(slices.c.started_at)).where(same))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, Row, and_, select, update
 
 from reconciler.adapters.store.database import Database
 from reconciler.adapters.store.rows import OPEN_SLICE, slice_of, storable
-from reconciler.adapters.store.slices import add_lines, at, end_slice, plan_again
+from reconciler.adapters.store.slices import add_lines, at, end_slice, hold, plan_again, slice_and_run
 from reconciler.adapters.store.tables import jobs, slices
 from reconciler.core.facts import JobKey, Slice, SliceId, SliceState, Stop
 from reconciler.core.reasons import Reason
-from reconciler.ports import PlaybookResult, Spool
-
-VANISHED = "the process that ran this host vanished; nothing proves how it ended"
+from reconciler.ports import VANISHED, PlaybookResult, Spool
 
 
 class Supervision(Database):
@@ -28,11 +27,12 @@ class Supervision(Database):
         stop = Stop(stop.reason, storable(stop.message))
         with self.write() as connection:
             untold = and_(slices.c.run == run, slices.c.state.in_(OPEN_SLICE), slices.c.stop.is_(None))
-            rows = connection.execute(select(slices.c.id, slices.c.fence, slices.c.state).where(untold)).all()
+            ids = connection.scalars(select(slices.c.id).where(untold)).all()
+            rows = [row for row in _hold_all(connection, ids) if row.state in OPEN_SLICE and row.stop is None]
             if not rows:
                 return
             values = {"stop": stop.reason.value, "stop_message": stop.message}
-            connection.execute(update(slices).where(untold).values(values))
+            connection.execute(update(slices).where(slices.c.id.in_([row.id for row in rows])).values(values))
             job = connection.execute(select(jobs.c.source, jobs.c.name).where(jobs.c.job_id == run)).one()
             key = JobKey(job.source, job.name)
             self.tell(connection, key, "SlicesStopping", run, stop.reason.value, stop.message)
@@ -42,7 +42,7 @@ class Supervision(Database):
     def withdraw_slices(self, ids: Sequence[SliceId], stop: Stop) -> None:
         stop = Stop(stop.reason, storable(stop.message))
         with self.write() as connection:
-            for row in connection.execute(select(slices.c.id, slices.c.fence).where(slices.c.id.in_(ids))).all():
+            for row in _hold_all(connection, ids):
                 self._withdraw(connection, SliceId(row.id), row.fence, stop)
 
     def _withdraw(self, connection: Connection, slice_id: SliceId, fence: int, stop: Stop) -> None:
@@ -54,14 +54,23 @@ class Supervision(Database):
             reason = Reason.EXECUTOR_UNAVAILABLE
             return plan_again(self, connection, slice_id, fence, not_before, reason, message)
 
-    def lose(self, slice_id: SliceId, fence: int, spool: Spool | None) -> bool:
+    def lose(self, slice_id: SliceId, fence: int, spool: Spool | None, why: str = VANISHED) -> bool:
         started = (SliceState.STARTED.value,)
-        result = spool.result if spool is not None else None
+        result = spool.result if spool is not None and spool.result is not None else PlaybookResult(())
         with self.write() as connection:
-            if connection.scalar(select(slices.c.id).where(at(slice_id, fence, started)).with_for_update()) is None:
+            if not hold(connection, at(slice_id, fence, started)):
                 return False
             if spool is not None:
                 add_lines(connection, slice_id, spool.logs)
-            if result is not None:
-                return end_slice(self, connection, slice_id, fence, started, result)
-            return end_slice(self, connection, slice_id, fence, started, PlaybookResult(()), lost=VANISHED)
+            row, _ = slice_and_run(connection, slice_id)
+            whole = {outcome.host for outcome in result.outcomes}.issuperset(row.hosts)
+            return end_slice(self, connection, slice_id, fence, started, result, lost=None if whole else why)
+
+
+def _hold_all(connection: Connection, ids: Sequence[str]) -> Sequence[Row[Any, Any, Any, Any]]:
+    """Slices as they are now, and to the end of the transaction. All of them before anything of their run, and in their
+    order: whoever ends one holds it before its run, too, and would else be waited for while waiting. By their ids only,
+    for MySQL holds what it has to look through."""
+    columns = (slices.c.id, slices.c.fence, slices.c.state, slices.c.stop)
+    query = select(*columns).where(slices.c.id.in_(ids)).order_by(slices.c.id)
+    return connection.execute(query.with_for_update(key_share=True)).all()

@@ -1,7 +1,7 @@
 """The tables, as CONTRACT.md names them. A column without a comment means what its name says in SEMANTICS.md.
 
-Types are portable (SQLite now; PostgreSQL, MariaDB and MySQL later): every text that is a key or has an index has a
-length, and times are UTC. Changing anything here needs a migration; a test compares both.
+Types are those of all three databases: every text that is a key or has an index has a length, and times are UTC. Changing
+anything here needs a migration; a test compares both.
 """
 
 from __future__ import annotations
@@ -68,8 +68,42 @@ class Instant(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _name(length: int = 253) -> String:
-    return String(length)
+def clean_text(text: str) -> str:
+    """Without what no database takes as text: NUL, and halves of characters that come from output that is no UTF-8."""
+    if text.isascii():
+        return text.replace("\x00", "")
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+class Name(TypeDecorator[str]):
+    """Text of a bounded length, for keys and what is looked for. What is looked for is cleaned as what is kept was."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else clean_text(value)
+
+
+class Words(TypeDecorator[str]):
+    """Text of any length that a log line or a message may have."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else clean_text(value)
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):  # a plain TEXT ends after 64 KiB
+            from sqlalchemy.dialects.mysql import MEDIUMTEXT
+
+            return dialect.type_descriptor(MEDIUMTEXT())
+        return self.impl_instance
+
+
+def _name(length: int = 253) -> Name:
+    return Name(length)
 
 
 servers = Table(
@@ -109,10 +143,10 @@ jobs = Table(
     Column("coverage_digest", _name(64), nullable=False),
     Column("playbook_digest", _name(64), nullable=False),
     Column("revision", _name(), nullable=False),
-    Column("commit_author", Text),  # this to commit_signer: of a revision that is a commit; its id is in the revision
+    Column("commit_author", Words),  # this to commit_signer: of a revision that is a commit; its id is in the revision
     Column("committed_at", Instant),
-    Column("commit_subject", Text),
-    Column("commit_signer", Text),
+    Column("commit_subject", Words),
+    Column("commit_signer", Words),
     Column("cause_id", BigId, ForeignKey("causes.id", ondelete="SET NULL")),
     Column("cause_kind", _name(32)),
     Column("retry_of", _name(80)),  # the job_id of a run
@@ -121,13 +155,13 @@ jobs = Table(
     Column("attempt", Integer, nullable=False, default=0),
     Column("status", _name(16), nullable=False),
     Column("reason", _name(64)),
-    Column("message", Text, nullable=False, default=""),
-    Column("task", Text),
+    Column("message", Words, nullable=False, default=""),
+    Column("task", Words),
     Column("stop_reason", _name(64)),
-    Column("stop_message", Text),
+    Column("stop_message", Words),
     Column("error_reason", _name(64)),
-    Column("error_message", Text),
-    Column("error_hint", Text),
+    Column("error_message", Words),
+    Column("error_hint", Words),
     Column("ok", Integer, nullable=False, default=0),
     Column("changed", Integer, nullable=False, default=0),
     Column("failed", Integer, nullable=False, default=0),
@@ -138,6 +172,9 @@ jobs = Table(
     Column("waiting_since", Instant),  # for free slots
     Column("waiting_seen_at", Instant),  # when it last asked for them
     Column("trimmed_at", Instant),  # when its logs and attempts were removed
+    Column("retry_at", Instant),  # of a child: when its next attempt is due
+    Column("held_since", Instant),  # of a run: suspended or paused
+    Column("held_seconds", Double, nullable=False, default=0.0),  # before that
     Column("created_at", Instant, nullable=False),
     Column("started_at", Instant),
     Column("finished_at", Instant),
@@ -145,6 +182,7 @@ jobs = Table(
     Index("ix_jobs_children", "parent_job_id", "status"),
     Index("ix_jobs_unfinished", "is_batch_job", "status"),
     Index("ix_jobs_of_host", "host", "id"),
+    Index("ix_jobs_of_cause", "cause_id"),
 )
 
 attempts = Table(
@@ -155,8 +193,8 @@ attempts = Table(
     Column("slice", _name(160), nullable=False),
     Column("status", _name(16), nullable=False),
     Column("reason", _name(64)),
-    Column("message", Text, nullable=False, default=""),
-    Column("task", Text),
+    Column("message", Words, nullable=False, default=""),
+    Column("task", Words),
     Column("counts", JSON(none_as_null=True)),
     Column("started_at", Instant),
     Column("finished_at", Instant),
@@ -170,7 +208,7 @@ job_logs = Table(
     Column("attempt", Integer, nullable=False),
     Column("slice", _name(160), nullable=False),
     Column("sequence", Integer, nullable=False),
-    Column("text", Text, nullable=False),
+    Column("text", Words, nullable=False),
     UniqueConstraint("slice", "sequence"),
     Index("ix_job_logs_of_job", "job", "id"),
     sqlite_autoincrement=True,
@@ -188,12 +226,13 @@ slices = Table(
     Column("hosts", JSON, nullable=False),
     Column("executor", _name(32), nullable=False),
     Column("owner", _name()),
+    Column("place", _name(700)),  # where its process is, for the executor that is to be asked
     Column("fence", Integer, nullable=False),
     Column("restarts", Integer, nullable=False, default=0),
     Column("not_before", Instant),
     Column("lease_expires_at", Instant),
     Column("stop", _name(64)),
-    Column("stop_message", Text),
+    Column("stop_message", Words),
     Column("created_at", Instant, nullable=False),
     Column("started_at", Instant),
     Column("finished_at", Instant),
@@ -231,12 +270,13 @@ manifests = Table(
     Column("work_digest", _name(64), nullable=False),
     Column("coverage_digest", _name(64), nullable=False),
     Column("labels", JSON, nullable=False),
-    Column("requested_at", Text),
+    Column("requested_at", Words),
     Column("revision", _name(), nullable=False),
     Column("seen_at", Instant, nullable=False),
     Column("rejected", JSON(none_as_null=True)),
     Column("removed_at", Instant),
     Column("status", JSON(none_as_null=True)),
+    Column("held", _name(64)),  # why nothing of it may run before it is adopted
 )
 
 causes = Table(
@@ -247,8 +287,10 @@ causes = Table(
     Column("name", _name(63), nullable=False),
     Column("kind", _name(32), nullable=False),
     Column("key", _name(300), nullable=False),
-    Column("message", Text, nullable=False),
+    Column("message", Words, nullable=False),
     Column("hosts", JSON, nullable=False),
+    Column("retry_of", _name(80)),  # this and the next: of a retry
+    Column("pinned", _name()),
     Column("at", Instant, nullable=False),
     Column("run", _name(80)),  # no foreign key: causes outlive runs, so that retention never makes a job run again
     Column("handled_at", Instant),
@@ -266,11 +308,29 @@ requests = Table(
     Column("run", _name(80)),
     Column("arguments", JSON(none_as_null=True)),
     Column("by", _name(), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("at", Instant, nullable=False),
-    Column("result", Text),
+    Column("result", Words),
+    Column("answered_at", Instant),
     Index("ix_requests_of_job", "source", "name"),
     Index("ix_requests_of_run", "run"),
+)
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("name", _name(63), primary_key=True),
+    Column("first_seen", Instant, nullable=False),
+    Column("held", _name(64)),  # why nothing of it may run before it is adopted
+)
+
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("source", _name(63), primary_key=True),  # empty: everything
+    Column("by", _name(), nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("at", Instant, nullable=False),
 )
 
 source_status = Table(
@@ -294,22 +354,33 @@ leases = Table(
     Column("name", _name(63), primary_key=True),
     Column("holder", _name(), nullable=False),
     Column("fence", Integer, nullable=False),
-    Column("expires_at", Instant, nullable=False),
+    Column(
+        "renewals", BigInteger, nullable=False
+    ),  # whoever watches sees by it that the holder lives, whatever clocks say
+    Column("expires_at", Instant, nullable=False),  # for people
+)
+
+sequences = Table(
+    "sequences",
+    metadata,
+    Column("name", _name(63), primary_key=True),
+    Column("value", BigInteger, nullable=False),
 )
 
 events = Table(
     "events",
     metadata,
-    Column("sequence", BigId, primary_key=True),
+    # Given out by the row `events` of `sequences`, held to the end of the transaction: whoever reads up to a number has
+    # seen all below it, which numbers of the database's own would not promise.
+    Column("sequence", BigId, primary_key=True, autoincrement=False),
     Column("source", _name(63)),
     Column("name", _name(63)),
     Column("run", _name(80)),
     Column("type", _name(32), nullable=False),
     Column("reason", _name(64), nullable=False, default=""),
-    Column("message", Text, nullable=False, default=""),
+    Column("message", Words, nullable=False, default=""),
     Column("at", Instant, nullable=False),
     Index("ix_events_at", "at"),
-    sqlite_autoincrement=True,  # a number that was removed must not come again: readers go on from the last they saw
 )
 
 counters = Table(

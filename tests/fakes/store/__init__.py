@@ -6,12 +6,16 @@ By responsibility, like the real one.
 from __future__ import annotations
 
 from tests.fakes.store.admission import Admission
+from tests.fakes.store.audit import Audit
 from tests.fakes.store.history import Lookups
-from tests.fakes.store.requests import Requests
+from tests.fakes.store.known import Adoption
+from tests.fakes.store.leases import KeptLeases
+from tests.fakes.store.pauses import Pauses
+from tests.fakes.store.retries import Retries
 from tests.fakes.store.runs import Runs
 
 __all__ = ["FakeStore"]
 
 
-class FakeStore(Requests, Runs, Admission, Lookups):
+class FakeStore(KeptLeases, Pauses, Adoption, Audit, Retries, Runs, Admission, Lookups):
     """`away` makes every call raise Unavailable, as a database does that is gone."""

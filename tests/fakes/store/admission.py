@@ -21,6 +21,8 @@ class Admission(Memory):
             return Admitted()
         if not run.run.open or run.run.stop is not None:
             return Outdated()
+        if self._pauses.keys() & {None, run.new.key.source}:
+            return Outdated()
         if run.open_slices or any(run.children[host].status is not ChildStatus.PENDING for host in wave.hosts):
             return Outdated()
         locks = [frozenset(run.children[host].host_key for host in part.hosts) for part in wave.slices]
@@ -38,7 +40,8 @@ class Admission(Memory):
         for part, keys in zip(wave.slices, locks, strict=True):
             planned = Slice(part.id, wave.run, wave.number, wave.attempt, SliceState.PLANNED, part.hosts, fence=1)
             run.slices[part.id] = KeptSlice(planned, keys)
-            self._change(run, part.hosts, wave=wave.number, attempt=wave.attempt, reason=None, message="")
+            fresh = {"reason": None, "message": "", "retry_at": None}
+            self._change(run, part.hosts, wave=wave.number, attempt=wave.attempt, **fresh)
         self._tell(run.new.key, "WaveAdmitted", wave.run, text=f"wave {wave.number}: {len(wave.hosts)} hosts")
         return Admitted()
 

@@ -24,11 +24,18 @@ class Lookups(Manifests, Supervision):
             hosts=dict(self._records[key]),
             last_success=success.summary() if success else None,
             history=tuple(run.summary() for run in runs[:5]),
+            earlier=self._earlier(runs[0].run.retry_of) if runs else (),
+            pause=self._pauses.get(None) or self._pauses.get(key.source),
         )
 
+    def _earlier(self, retry_of: str | None) -> tuple[tuple[Child, ...], ...]:
+        state = self._runs.get(retry_of or "")
+        return () if state is None else (*self._earlier(state.run.retry_of), tuple(state.children.values()))
+
     @one_at_a_time
-    def runs(self, key: JobKey, limit: int) -> Sequence[Run]:
-        return tuple(run.whole() for run in self._of(key)[:limit])
+    def runs(self, key: JobKey, limit: int, since: datetime | None = None) -> Sequence[Run]:
+        young = [run for run in self._of(key) if since is None or run.run.created_at >= since]
+        return tuple(run.whole() for run in young[:limit])
 
     @one_at_a_time
     def run(self, job_id: str) -> tuple[JobKey, Run] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from reconciler.adapters.store.rows import storable
 from reconciler.core.facts import Cause, JobKey, ManifestRecord
 from reconciler.core.status import JobStatus, SourceStatus
 from reconciler.ports import NewCause
@@ -22,7 +24,9 @@ class Manifests(Memory):
     @one_at_a_time
     def save_manifests(self, records: Sequence[ManifestRecord], causes: Sequence[NewCause]) -> None:
         for record in records:
-            self._manifests[record.key] = record
+            before = self._manifests.get(record.key)
+            held = record.held or self._known.get(record.key.source) if before is None else before.held
+            self._manifests[record.key] = replace(record, held=held)
             what = "ManifestRemoved" if record.removed_at else "ManifestRejected" if record.rejected else None
             self._tell(record.key, what or "ManifestAccepted", text=record.path)
         self._add_causes(causes)
@@ -35,7 +39,8 @@ class Manifests(Memory):
         for new in causes:
             unique = (new.key, new.kind, new.cause)
             if unique not in self._causes:
-                cause = Cause(new.kind, new.cause, new.message, self.clock.now(), new.hosts)
+                message = storable(new.message)
+                cause = Cause(new.kind, new.cause, message, self.clock.now(), new.hosts, new.retry_of, new.pinned)
                 self._causes[unique] = KeptCause(new.key, cause)
                 self._tell(new.key, "CauseAdded", reason=new.kind, text=new.message)
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+from reconciler.adapters.store.rows import storable
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import (
     Cause,
@@ -18,6 +19,7 @@ from reconciler.core.facts import (
     HostRecord,
     JobKey,
     ManifestRecord,
+    Pause,
     Run,
     RunSummary,
     Slice,
@@ -27,7 +29,7 @@ from reconciler.core.facts import (
 from reconciler.core.hosts import Host
 from reconciler.core.reasons import Reason
 from reconciler.core.status import JobStatus, SourceStatus
-from reconciler.ports import Clock, NewRun, Request, RequestKind, StoredEvent
+from reconciler.ports import Clock, Lease, NewRun, Request, RequestKind, StoredEvent
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -49,7 +51,17 @@ def one_at_a_time(method: Method) -> Method:
 class KeptCause:
     key: JobKey
     cause: Cause
-    handled: bool = False
+    handled_at: datetime | None = None
+    run: str | None = None
+    """That has handled it, if one has."""
+
+    @property
+    def handled(self) -> bool:
+        return self.handled_at is not None
+
+    def handle(self, run: str | None, now: datetime) -> None:
+        if not self.handled:
+            self.run, self.handled_at = run, now
 
 
 @dataclass
@@ -64,6 +76,8 @@ class KeptRun:
     new: NewRun
     run: Run
     children: dict[str, Child]
+    attempts: dict[tuple[str, int], Child] = field(default_factory=dict)
+    """How each attempt ended, by host and number: the child as it was then."""
     slices: dict[SliceId, KeptSlice] = field(default_factory=dict)
     waiting_since: datetime | None = None
     waiting_seen_at: datetime | None = None
@@ -94,6 +108,7 @@ class KeptRun:
             started_at=run.started_at,
             finished_at=run.finished_at,
             commit=run.commit,
+            retry_of=run.retry_of,
         )
 
 
@@ -120,6 +135,9 @@ class Memory:
         self._runs: dict[str, KeptRun] = {}
         self._records: defaultdict[JobKey, dict[str, HostRecord]] = defaultdict(dict)
         self._requests: dict[str, Request] = {}
+        self._leases: dict[str, Lease] = {}
+        self._pauses: dict[str | None, Pause] = {}
+        self._known: dict[str, Reason | None] = {}
         self._statuses: dict[JobKey, JobStatus] = {}
         self._invalid: dict[JobKey, JobStatus] = {}
         self._sources: dict[str, SourceStatus] = {}
@@ -140,7 +158,7 @@ class Memory:
 
     def _tell(self, key: JobKey, type_: str, run: str | None = None, reason: str = "", text: str = "") -> None:
         self._sequence += 1
-        self._events.append(StoredEvent(self._sequence, key, run, type_, str(reason), text, self.clock.now()))
+        self._events.append(StoredEvent(self._sequence, key, run, type_, str(reason), storable(text), self.clock.now()))
 
     def _count_duration(self, name: str, label: str = "") -> None:
         """How often only: in which buckets they fall is the real store's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from reconciler.adapters.store.rows import NAME_MOST, storable
 from reconciler.core.facts import JobKey, Stop
 from reconciler.ports import NewCause, Request
 from tests.fakes.store.manifests import Manifests
@@ -16,7 +17,8 @@ class Requests(Manifests):
     def add_request(self, request: Request) -> bool:
         if request.id in self._requests:
             return False
-        self._requests[request.id] = replace(request, result=None)
+        by, reason = storable(request.by, NAME_MOST), storable(request.reason)
+        self._requests[request.id] = replace(request, by=by, reason=reason, result=None)
         self._tell(request.key, "RequestAdded", request.run, request.kind, request.reason)
         return True
 
@@ -30,7 +32,7 @@ class Requests(Manifests):
         return tuple(sorted(mine, key=lambda request: (request.at, request.id)))
 
     @one_at_a_time
-    def accept_trigger(self, request: Request, cause: NewCause) -> None:
+    def accept_cause(self, request: Request, cause: NewCause) -> None:
         if self._answer(request, "accepted"):
             self._add_causes((cause,))
 
@@ -46,9 +48,9 @@ class Requests(Manifests):
         self._answer(request, result)
 
     def _answer(self, request: Request, result: str) -> bool:
-        known = self._requests[request.id]
+        known, result = self._requests[request.id], storable(result)
         if known.result is not None:
             return False
-        self._requests[request.id] = replace(known, result=result)
+        self._requests[request.id] = replace(known, result=result, answered_at=self.clock.now())
         self._tell(request.key, "RequestAnswered", request.run, request.kind, result)
         return True

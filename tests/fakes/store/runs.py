@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from reconciler.core.facts import Child, ChildStatus, HostRecord, JobKey, Revision, Run, RunStatus
 from reconciler.core.reasons import Reason
@@ -31,6 +30,7 @@ class Runs(Memory):
             status=RunStatus.PENDING,
             created_at=self.clock.now(),
             commit=new.commit,
+            retry_of=new.cause.retry_of,
         )
         stem = "job-" + new.job_id.removeprefix("batch-")
         children = {
@@ -45,7 +45,7 @@ class Runs(Memory):
                 replace(before, seen_digest=new.coverage_digest) if before else HostRecord(None, new.coverage_digest)
             )
         for cause in new.handles:
-            self._causes[new.key, cause.kind, cause.key].handled = True
+            self._causes[new.key, cause.kind, cause.key].handle(new.job_id, self.clock.now())
         self._tell(new.key, "RunOpened", new.job_id, new.cause.kind, new.cause.message)
         return True
 
@@ -53,7 +53,13 @@ class Runs(Memory):
     def skip(self, run: str, hosts: Sequence[str], reason: Reason, message: str) -> None:
         state = self._runs[run]
         taken = {host for each in state.open_slices for host in each.part.hosts}
-        pending = [h for h in hosts if h not in taken and state.children[h].status is ChildStatus.PENDING]
+        pending = [
+            host
+            for host in hosts
+            if host not in taken
+            and state.children[host].status is ChildStatus.PENDING
+            and state.children[host].retry_at is None
+        ]
         if pending:
             ended = {"status": ChildStatus.SKIPPED, "reason": reason, "message": message}
             self._change(state, pending, **ended, finished_at=self.clock.now())
@@ -90,16 +96,8 @@ class Runs(Memory):
         ours = [run for run in self._runs.values() if run.new.key.source == source]
         latest = {run.new.key: run for run in ours if run.new.key not in removed}
         unfinished = (run for run in ours if run.run.open)
-        return frozenset(run.run.revision for run in (*latest.values(), *unfinished))
-
-    @one_at_a_time
-    def trim(self, key: JobKey, keep: int, older_than: datetime) -> int:
-        ended = [run.run for run in self._of(key) if run.run.finished_at is not None]
-        old = {
-            run.job_id
-            for number, run in enumerate(ended)
-            if number >= keep or (run.finished_at is not None and run.finished_at < older_than)
+        pending = {
+            each.cause.pinned for each in self._causes.values() if each.key.source == source and not each.handled
         }
-        before = len(self._lines)
-        self._lines = [line for line in self._lines if line.run not in old]
-        return before - len(self._lines)
+        kept = {run.run.revision for run in (*latest.values(), *unfinished)}
+        return frozenset(kept | {revision for revision in pending if revision is not None})

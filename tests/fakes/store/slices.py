@@ -6,8 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from reconciler.core.facts import ChildStatus, HostOutcome, RunStatus, Slice, SliceId, SliceState, Stop
+from reconciler.adapters.store.rows import storable
+from reconciler.core.facts import (
+    Child,
+    ChildStatus,
+    HostOutcome,
+    RunStatus,
+    Slice,
+    SliceId,
+    SliceState,
+    Stop,
+    TaskCounts,
+)
+from reconciler.core.manifest import Retry
 from reconciler.core.reasons import Reason
+from reconciler.core.retrying import next_attempt
 from reconciler.ports import Beat, PlaybookResult, SliceWork, SpooledLine
 from tests.fakes.store.memory import KeptLine, KeptRun, KeptSlice, Memory, one_at_a_time
 
@@ -22,14 +35,12 @@ class Slices(Memory):
         return found
 
     @one_at_a_time
-    def claim(self, slice_id: SliceId, fence: int, owner: str, lease: timedelta) -> SliceWork | None:
+    def claim(self, slice_id: SliceId, fence: int, owner: str, lease: timedelta, place: str) -> SliceWork | None:
         found = self._at(slice_id, fence, (SliceState.PLANNED,))
         if found is None or self._told(*found):
             return None
         state, each = found
-        if each.part.not_before is not None and each.part.not_before > self.clock.now():
-            return None
-        each.part = replace(each.part, state=SliceState.CLAIMED, lease_expires_at=self.clock.now() + lease)
+        each.part = replace(each.part, state=SliceState.CLAIMED, lease_expires_at=self.clock.now() + lease, place=place)
         new, part = state.new, each.part
         return SliceWork(slice_id, fence, new.key, new.job_id, new.revision, new.spec, part.hosts, part.attempt)
 
@@ -37,7 +48,7 @@ class Slices(Memory):
     def mark_started(self, slice_id: SliceId, fence: int) -> bool:
         found, now = self._at(slice_id, fence, (SliceState.CLAIMED,)), self.clock.now()
         if found is None or self._told(*found):
-            return False
+            return self._at(slice_id, fence, (SliceState.STARTED,)) is not None
         state, each = found
         each.part = replace(each.part, state=SliceState.STARTED, started_at=now)
         self._change(state, each.part.hosts, status=ChildStatus.RUNNING, reason=None, message="", started_at=now)
@@ -83,7 +94,9 @@ class Slices(Memory):
     @one_at_a_time
     def finish(self, slice_id: SliceId, fence: int, result: PlaybookResult) -> bool:
         found = self._at(slice_id, fence, HELD)
-        return found is not None and self._end(*found, result)
+        if found is None:
+            return self._at(slice_id, fence, (SliceState.FINISHED, SliceState.CANCELLED)) is not None
+        return self._end(*found, result)
 
     @one_at_a_time
     def give_back(self, slice_id: SliceId, fence: int, reason: Reason, message: str) -> bool:
@@ -104,6 +117,7 @@ class Slices(Memory):
             restarts=part.restarts + 1,
             not_before=not_before,
             lease_expires_at=None,
+            place=None,
         )
         self._change(state, part.hosts, reason=reason, message=message)
         self._tell(state.new.key, "SliceGivenBack", state.new.job_id, reason, message)
@@ -116,7 +130,7 @@ class Slices(Memory):
         result: PlaybookResult,
         *,
         stop: Stop | None = None,
-        lost: bool = False,
+        lost: str | None = None,
     ) -> bool:
         now, part, told = self.clock.now(), each.part, stop or self._told(state, each)
         ended = SliceState.CANCELLED if told else SliceState.LOST if lost else SliceState.FINISHED
@@ -125,34 +139,61 @@ class Slices(Memory):
         started = part.started_at is not None
         known = (proven.get(host) or _unproven(host, started, told, lost) for host in part.hosts)
         outcomes = [_for_the_reason(told, outcome) for outcome in known]
+        by_itself = told is None and result.error is None and state.run.error is None
+        retry = self._retry_policy(state) if by_itself else None
         for outcome in outcomes:
-            self._record(state, part, outcome, now)
+            self._record(state, part, outcome, retry, now)
         self._remember(state, [outcome.host for outcome in outcomes if outcome.status is ChildStatus.SUCCESS])
         state.run = replace(state.run, error=state.run.error or result.error)
         mates = [other.part for other in state.slices.values() if other.part.wave == part.wave]
-        if any(mate.started_at for mate in mates) and not any(mate.state.open for mate in mates):
+        if part.attempt == 1 and any(mate.started_at for mate in mates) and not any(mate.state.open for mate in mates):
             self._count_duration("wave_duration_seconds")
         type_ = "SliceLost" if ended is SliceState.LOST else "SliceFinished"
         reason = told.reason if told else Reason.SLICE_LOST if lost else ""
         self._tell(state.new.key, type_, state.new.job_id, reason, f"wave {part.wave}")
         return True
 
-    def _record(self, state: KeptRun, part: Slice, outcome: HostOutcome, now: datetime) -> None:
+    def _record(self, state: KeptRun, part: Slice, outcome: HostOutcome, retry: Retry | None, now: datetime) -> None:
         started, finished = outcome.started_at or part.started_at, outcome.finished_at or now
+        before, host = state.children[outcome.host], outcome.host
         self._change(
             state,
-            (outcome.host,),
+            (host,),
             status=outcome.status,
             reason=outcome.reason,
-            message=outcome.message,
+            message=storable(outcome.message),
             task=outcome.task,
             counts=outcome.counts,
             started_at=started,
             finished_at=finished,
+            retry_at=None,
         )
-        self._counters["children_finished_total"][outcome.status.value,] += 1
-        if started is not None and outcome.status is not ChildStatus.SKIPPED:
-            self._count_duration("child_duration_seconds", outcome.status.value)
+        state.attempts[host, part.attempt] = state.children[host]
+        following = None if retry is None else next_attempt(retry, outcome, part.attempt, now)
+        if following is not None:
+            again = {"status": ChildStatus.PENDING, "reason": Reason.RETRY_SCHEDULED, "message": following.message}
+            fresh = {"task": None, "counts": TaskCounts(), "started_at": None, "finished_at": None}
+            state.children[host] = replace(before, **again, **fresh, retry_at=following.at)  # type: ignore[arg-type]
+        elif part.started_at is None and part.attempt > 1 and outcome.status is ChildStatus.SKIPPED:
+            self._let_stand(state, host, part.attempt - 1)
+        else:
+            self._count_end(state.children[host])
+
+    def _let_stand(self, state: KeptRun, host: str, attempt: int) -> None:
+        """The child ends as this attempt did."""
+        state.children[host] = state.attempts[host, attempt]
+        self._count_end(state.children[host])
+
+    def _count_end(self, child: Child) -> None:
+        self._counters["children_finished_total"][child.status.value,] += 1
+        if child.started_at is not None and child.status is not ChildStatus.SKIPPED:
+            self._count_duration("child_duration_seconds", child.status.value)
+
+    def _retry_policy(self, state: KeptRun) -> Retry | None:
+        record = self._manifests.get(state.new.key)
+        if record is None:
+            return state.new.spec.retry
+        return None if record.removed_at is not None else record.spec.retry
 
 
 def _for_the_reason(told: Stop | None, outcome: HostOutcome) -> HostOutcome:
@@ -162,10 +203,10 @@ def _for_the_reason(told: Stop | None, outcome: HostOutcome) -> HostOutcome:
     return outcome
 
 
-def _unproven(host: str, started: bool, told: Stop | None, lost: bool) -> HostOutcome:
+def _unproven(host: str, started: bool, told: Stop | None, lost: str | None) -> HostOutcome:
     if told:
         status = ChildStatus.CANCELLED if started else ChildStatus.SKIPPED
         return HostOutcome(host, status, told.reason, told.message)
     if lost:
-        return HostOutcome(host, ChildStatus.UNKNOWN, Reason.SLICE_LOST, "the process vanished")
+        return HostOutcome(host, ChildStatus.UNKNOWN, Reason.SLICE_LOST, lost)
     return HostOutcome(host, ChildStatus.UNKNOWN, Reason.COMPANION_MISSING, "nothing was reported of this host")

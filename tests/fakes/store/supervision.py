@@ -8,7 +8,7 @@ from datetime import datetime
 
 from reconciler.core.facts import Slice, SliceId, SliceState, Stop
 from reconciler.core.reasons import Reason
-from reconciler.ports import PlaybookResult, Spool
+from reconciler.ports import VANISHED, PlaybookResult, Spool
 from tests.fakes.store.memory import KeptRun, KeptSlice, one_at_a_time
 from tests.fakes.store.slices import Slices
 
@@ -47,12 +47,12 @@ class Supervision(Slices):
         return found is not None and self._plan_again(*found, not_before, Reason.EXECUTOR_UNAVAILABLE, message)
 
     @one_at_a_time
-    def lose(self, slice_id: SliceId, fence: int, spool: Spool | None) -> bool:
+    def lose(self, slice_id: SliceId, fence: int, spool: Spool | None, why: str = VANISHED) -> bool:
         found = self._at(slice_id, fence, (SliceState.STARTED,))
         if found is None:
             return False
         if spool is not None:
             self._add_lines(*found, spool.logs)
-        if spool is not None and spool.result is not None:
-            return self._end(*found, spool.result)
-        return self._end(*found, PlaybookResult(()), lost=True)
+        result = spool.result if spool is not None and spool.result is not None else PlaybookResult(())
+        whole = {outcome.host for outcome in result.outcomes}.issuperset(found[1].part.hosts)
+        return self._end(*found, result, lost=None if whole else why)

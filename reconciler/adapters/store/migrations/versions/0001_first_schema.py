@@ -2,13 +2,14 @@
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.mysql import DATETIME
+from sqlalchemy.dialects.mysql import DATETIME, MEDIUMTEXT
 
 revision = "0001"
 down_revision = None
 
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 INSTANT = sa.DateTime(timezone=True).with_variant(DATETIME(fsp=6), "mysql", "mariadb")
+TEXT = sa.Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 
 
 def upgrade() -> None:
@@ -19,7 +20,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("key", sa.String(length=300), nullable=False),
-        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("message", TEXT, nullable=False),
         sa.Column("hosts", sa.JSON(), nullable=False),
         sa.Column("at", INSTANT, nullable=False),
         sa.Column("run", sa.String(length=80), nullable=True),
@@ -43,7 +44,7 @@ def upgrade() -> None:
         sa.Column("run", sa.String(length=80), nullable=True),
         sa.Column("type", sa.String(length=32), nullable=False),
         sa.Column("reason", sa.String(length=64), nullable=False),
-        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("message", TEXT, nullable=False),
         sa.Column("at", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("sequence", name=op.f("pk_events")),
         sqlite_autoincrement=True,
@@ -78,7 +79,7 @@ def upgrade() -> None:
         sa.Column("work_digest", sa.String(length=64), nullable=False),
         sa.Column("coverage_digest", sa.String(length=64), nullable=False),
         sa.Column("labels", sa.JSON(), nullable=False),
-        sa.Column("requested_at", sa.Text(), nullable=True),
+        sa.Column("requested_at", TEXT, nullable=True),
         sa.Column("revision", sa.String(length=253), nullable=False),
         sa.Column("seen_at", INSTANT, nullable=False),
         sa.Column("rejected", sa.JSON(), nullable=True),
@@ -95,9 +96,9 @@ def upgrade() -> None:
         sa.Column("run", sa.String(length=80), nullable=True),
         sa.Column("arguments", sa.JSON(), nullable=True),
         sa.Column("by", sa.String(length=253), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("reason", TEXT, nullable=False),
         sa.Column("at", INSTANT, nullable=False),
-        sa.Column("result", sa.Text(), nullable=True),
+        sa.Column("result", TEXT, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_requests")),
     )
     op.create_index("ix_requests_of_job", "requests", ["source", "name"], unique=False)
@@ -151,13 +152,13 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.String(length=64), nullable=True),
-        sa.Column("message", sa.Text(), nullable=False),
-        sa.Column("task", sa.Text(), nullable=True),
+        sa.Column("message", TEXT, nullable=False),
+        sa.Column("task", TEXT, nullable=True),
         sa.Column("stop_reason", sa.String(length=64), nullable=True),
-        sa.Column("stop_message", sa.Text(), nullable=True),
+        sa.Column("stop_message", TEXT, nullable=True),
         sa.Column("error_reason", sa.String(length=64), nullable=True),
-        sa.Column("error_message", sa.Text(), nullable=True),
-        sa.Column("error_hint", sa.Text(), nullable=True),
+        sa.Column("error_message", TEXT, nullable=True),
+        sa.Column("error_hint", TEXT, nullable=True),
         sa.Column("ok", sa.Integer(), nullable=False),
         sa.Column("changed", sa.Integer(), nullable=False),
         sa.Column("failed", sa.Integer(), nullable=False),
@@ -188,8 +189,8 @@ def upgrade() -> None:
         sa.Column("slice", sa.String(length=160), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.String(length=64), nullable=True),
-        sa.Column("message", sa.Text(), nullable=False),
-        sa.Column("task", sa.Text(), nullable=True),
+        sa.Column("message", TEXT, nullable=False),
+        sa.Column("task", TEXT, nullable=True),
         sa.Column("counts", sa.JSON(), nullable=True),
         sa.Column("started_at", INSTANT, nullable=True),
         sa.Column("finished_at", INSTANT, nullable=True),
@@ -203,7 +204,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("slice", sa.String(length=160), nullable=False),
         sa.Column("sequence", sa.Integer(), nullable=False),
-        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("text", TEXT, nullable=False),
         sa.ForeignKeyConstraint(["job"], ["jobs.id"], name=op.f("fk_job_logs_job"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job_logs")),
         sa.UniqueConstraint("slice", "sequence", name=op.f("uq_job_logs_slice")),
@@ -226,7 +227,7 @@ def upgrade() -> None:
         sa.Column("not_before", INSTANT, nullable=True),
         sa.Column("lease_expires_at", INSTANT, nullable=True),
         sa.Column("stop", sa.String(length=64), nullable=True),
-        sa.Column("stop_message", sa.Text(), nullable=True),
+        sa.Column("stop_message", TEXT, nullable=True),
         sa.Column("created_at", INSTANT, nullable=False),
         sa.Column("started_at", INSTANT, nullable=True),
         sa.Column("finished_at", INSTANT, nullable=True),
