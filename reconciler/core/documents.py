@@ -359,7 +359,10 @@ class _Reader:
         said = error.problem or "the text breaks off"
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark is not None else _START
-        indent = re.match(r"[ \t]*", [*_BREAK.split(self._text), ""][place.line - 1])
+        lines = _BREAK.split(self._text)
+        if place.line > len(lines):  # the end, counted as if a line ended there
+            place = Place(len(lines), len(lines[-1]) + 1)
+        indent = re.match(r"[ \t]*", lines[place.line - 1])
         if indent and "\t" in indent[0] and place.column <= len(indent[0]) + 1:
             column = indent[0].index("\t") + 1
             return self._problem(Place(place.line, column), "a tab is used to indent", "YAML indents with spaces only.")

@@ -54,38 +54,69 @@ def _parse(text: str) -> Iterator[_Rule]:
         leaves_out = not pattern.startswith("!")
         pattern = pattern.removeprefix("!")
         folders_only = pattern.endswith("/")
-        pattern = pattern.rstrip("/")
+        pattern = pattern.removesuffix("/")
         if not pattern:
             continue
         tied = "/" in pattern
-        regex = _regex(pattern.removeprefix("/"))
         try:
-            yield _Rule(re.compile(regex if tied else f"(?:.*/)?{regex}", re.DOTALL), leaves_out, folders_only)
+            regex = re.compile(_regex(pattern.removeprefix("/") if tied else f"**/{pattern}"), re.DOTALL)
         except re.error:
             continue
+        yield _Rule(regex, leaves_out, folders_only)
 
 
-_TOKENS = re.compile(r"^\*\*/|/\*\*/|/\*\*$|\*+|\[[!^]?\]?+(?:\\.|[^\]\\])*+\]|\\.|.", re.DOTALL)
+_TOKENS = re.compile(r"\*+|\[[!^]?\]?+(?:\\.|[^\]\\])*+\]|\\.|.", re.DOTALL)
 
 
 def _regex(pattern: str) -> str:
-    return "".join(_token(token) for token in _TOKENS.findall(pattern))
+    """Where a `*` or `**` is followed by another, the first place that fits is as good as any later one, so that the
+    matcher need not come back (`(?>`): else a line of stars would keep it busy for ever."""
+    first, *others = _between_crossings(pattern)
+    start = "/".join((*map(_name, first), ""))
+    if not others:
+        return start.removesuffix("/")
+    *middle, last = others
+    somewhere = (f"(?>(?:[^/]*/)*?{'/'.join(map(_name, parts))}/)" for parts in middle if parts)
+    end = f"(?:.*/)?{'/'.join(map(_name, last))}" if last else ".*"
+    return "".join((start, *somewhere, end))
 
 
-def _token(token: str) -> str:
-    match token:
-        case "**/":
-            return "(?:.*/)?"
-        case "/**/":
-            return "/(?:.*/)?"
-        case "/**":
-            return "/.*"
-        case "?":
-            return "[^/]"
-        case "[":  # one that is never closed: as git, the whole pattern matches nothing
-            return "(?!)"
-    if token.startswith("*"):
-        return "[^/]*"
+def _between_crossings(pattern: str) -> list[list[list[str]]]:
+    """The parts of the pattern, each as its tokens, in groups between those that are `**`."""
+    groups: list[list[list[str]]] = [[]]
+    part: list[str] = []
+    for token in (*_TOKENS.findall(pattern), "/"):
+        if token != "/":
+            part.append(token)
+            continue
+        if len(part) == 1 and part[0].startswith("**"):
+            groups.append([])
+        else:
+            groups[-1].append(part)
+        part = []
+    return groups
+
+
+def _name(tokens: list[str]) -> str:
+    """Matches one name of a path."""
+    pieces = [""]
+    for token in tokens:
+        if token.startswith("*"):
+            pieces.append("")
+        else:
+            pieces[-1] += _letter(token)
+    first, *others = pieces
+    if not others:
+        return first
+    *middle, last = others
+    return "".join((first, *(f"(?>[^/]*?{piece})" for piece in middle if piece), "[^/]*", last))
+
+
+def _letter(token: str) -> str:
+    if token == "?":
+        return "[^/]"
+    if token == "[":  # one that is never closed: as git, the whole pattern matches nothing
+        return "(?!)"
     if token.startswith("["):
         return _one_of(token[1:-1])
     return re.escape(token.removeprefix("\\") or token)

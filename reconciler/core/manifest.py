@@ -7,24 +7,16 @@ fields: a change of one opens a run, all others only steer.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
-import keyword
-import math
-import posixpath
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     Strict,
     ValidationInfo,
     WithJsonSchema,
@@ -33,9 +25,23 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import PydanticCustomError
 
 from reconciler.core.documents import Problem, shown
+from reconciler.core.fields import (
+    Data,
+    Duration,
+    InventoryPaths,
+    Name,
+    RelativePath,
+    Search,
+    Tags,
+    TaskTags,
+    Text,
+    VariableName,
+    format_duration,
+    parse_duration,
+    wrong,
+)
 
 __all__ = [
     "API_VERSION",
@@ -48,6 +54,7 @@ __all__ = [
     "OnChange",
     "OnHostsJoined",
     "Problem",
+    "Retry",
     "RunOn",
     "Selector",
     "Strategy",
@@ -57,9 +64,11 @@ __all__ = [
     "format_duration",
     "manifest_schema",
     "parse_duration",
+    "retry_from_json",
     "spec_digest",
     "spec_from_json",
     "spec_to_json",
+    "steered",
     "work_digest",
 ]
 
@@ -69,204 +78,6 @@ DEFAULT_MAX_LIMIT = 20
 REQUESTED_AT = "reconciler/requestedAt"
 
 _WORK: dict[str, Any] = {"x-opens-run": True}
-
-
-def _wrong(message: str, hint: str, inside: tuple[str | int, ...] = ()) -> PydanticCustomError:
-    """A refusal of a value. `message` goes on after the field's name ("must be ..."); `inside` leads from the value to
-    the part of it that is at fault."""
-    return PydanticCustomError("refused", "{text}", {"text": message, "hint": hint, "inside": inside})
-
-
-# -- durations -------------------------------------------------------------------------------------------------------
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST = timedelta(days=3650)
-
-
-def parse_duration(text: str) -> timedelta:
-    """`90s`, `30m`, `2h` or `1d`: a whole number of at least 1, and a unit; ten years at most. Raises ValueError."""
-    match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration such as 90s, 30m, 2h or 1d")
-    duration = timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-    if duration > _LONGEST:
-        raise ValueError(f"{text} is longer than {_LONGEST.days}d")
-    return duration
-
-
-def format_duration(duration: timedelta) -> str:
-    """The shortest text that `parse_duration` reads as the same; fractions of a second are dropped."""
-    seconds = int(duration.total_seconds())
-    for unit in ("d", "h", "m"):
-        if seconds and seconds % _UNITS[unit] == 0:
-            return f"{seconds // _UNITS[unit]}{unit}"
-    return f"{seconds}s"
-
-
-def _read_duration(value: object) -> timedelta:
-    if isinstance(value, timedelta):
-        if timedelta(seconds=1) <= value <= _LONGEST and not value.microseconds:
-            return value
-    elif isinstance(value, str):
-        try:
-            return parse_duration(value)
-        except ValueError:
-            pass
-    elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        raise _wrong("has no unit", f"Write {value}s for seconds or {value}m for minutes.")
-    raise _wrong(
-        f"must be a duration between 1s and {_LONGEST.days}d",
-        "Write a whole number and one unit: 90s, 30m, 2h or 1d.",
-    )
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_read_duration),
-    PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,8}[smhd]$"}),
-]
-
-
-# -- texts -----------------------------------------------------------------------------------------------------------
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-
-
-def _check_name(name: str) -> str:
-    if _NAME.fullmatch(name):
-        return name
-    if "/" in name or "\\" in name or name.startswith("."):
-        raise _wrong("is a name and not a path", _name_hint(name))
-    if len(name) > 63:
-        raise _wrong(f"has {len(name)} characters; a name has 63 at most", "Shorten it.")
-    raise _wrong("must be lower-case letters, digits and '-', with a letter or digit at both ends", _name_hint(name))
-
-
-def _name_hint(name: str) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", name[:200].lower()).strip("-")[:63].strip("-")
-    return f"For example: {slug or 'patch-web'}"
-
-
-def _check_path(path: str) -> str:
-    if not path.strip():
-        raise _wrong("is empty", "Give a path relative to the root of the repository.")
-    if _CONTROL.search(path):
-        raise _wrong("has a control character", "Write the path on one line, without escapes.")
-    if "\\" in path:
-        raise _wrong("has a backslash", "Separate the parts of a path with '/'.")
-    if path.startswith(("/", "~")):
-        raise _wrong("must be relative to the root of the repository", "Only what is in the repository can be used.")
-    if path.startswith("-"):
-        raise _wrong("begins with '-'", "It would be taken for an option: rename the file.")
-    if "$" in path:
-        raise _wrong("has a '$'", "Ansible would put a variable there: rename the file.")
-    if ".." in path.split("/"):
-        raise _wrong("leaves the repository with '..'", "Write the path from the root of the repository, without '..'.")
-    return posixpath.normpath(path)
-
-
-def _check_inventory_path(path: str) -> str:
-    if "," in path:
-        raise _wrong(
-            "has a ','", "Ansible takes that for a list of hosts. Several files are a list: [hosts.yml, more.yml]"
-        )
-    return path
-
-
-def _check_plain(text: str) -> str:
-    if not text.strip():
-        raise _wrong("is empty", "Give it a value or remove it.")
-    if _CONTROL.search(text):
-        raise _wrong("has a control character or a line break", "Write it on one line.")
-    return text
-
-
-def _check_task_tag(tag: str) -> str:
-    if "," in tag:
-        raise _wrong("has a ','", "Each tag is an item of its own: [packages, config]")
-    if tag.startswith("-"):
-        raise _wrong("begins with '-'", "It would be taken for an option.")
-    return tag
-
-
-def _check_search(search: str) -> str:
-    if "/" in search and re.fullmatch(r"[0-9.]+/.*|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*/.*", search):
-        try:
-            ipaddress.ip_network(search, strict=False)
-        except ValueError:
-            raise _wrong("looks like a network and is none", "For example: 10.0.0.0/8 or fd00::/8") from None
-    return search
-
-
-def _as_set(texts: tuple[str, ...]) -> tuple[str, ...]:
-    # Sorted, because the order of tags means nothing: changing it must not change a digest and run a fleet again.
-    return tuple(sorted(set(texts)))
-
-
-def _as_list(value: object) -> object:
-    if isinstance(value, list | tuple):
-        return value
-    if isinstance(value, str):
-        return (value,)
-    raise _wrong("must be a path or a list of paths", "For example: inventory/hosts.yml")
-
-
-Name = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
-Text = Annotated[str, AfterValidator(_check_plain), WithJsonSchema({"type": "string", "minLength": 1})]
-Tags = Annotated[tuple[Text, ...], AfterValidator(_as_set)]
-TaskTags = Annotated[tuple[Annotated[Text, AfterValidator(_check_task_tag)], ...], AfterValidator(_as_set)]
-_PATH_SCHEMA = {"type": "string", "minLength": 1, "pattern": r"^(?![-/~])(?!(.*/)?\.\.(/|$))[^$\\\x00-\x1f]+$"}
-RelativePath = Annotated[str, AfterValidator(_check_path), WithJsonSchema(_PATH_SCHEMA)]
-InventoryPath = Annotated[
-    str, AfterValidator(_check_path), AfterValidator(_check_inventory_path), WithJsonSchema(_PATH_SCHEMA)
-]
-
-
-# -- values of extraVars ---------------------------------------------------------------------------------------------
-def _check_variable_name(name: str) -> str:
-    if name.startswith("ansible_"):
-        raise _wrong(
-            "begins with 'ansible_'",
-            "Such variables change how hosts are reached; they belong in the inventory.",
-        )
-    if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name):
-        raise _wrong("is no name of a variable", "Letters, digits and '_', no digit first, and no word of Python.")
-    return name
-
-
-def _check_data(value: object) -> Any:
-    for inside, text in _misplaced_data(value):
-        raise _wrong(text, "extraVars are plain data: text, numbers, true, false, null, lists and maps.", inside)
-    return value
-
-
-def _misplaced_data(value: object, inside: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    match value:
-        case None | bool() | int() | str():
-            pass
-        case float():
-            if not math.isfinite(value):
-                yield inside, "is not a finite number"
-        case {"__ansible_vault": str() as text, **others} if not others:
-            if not text.lstrip().startswith("$ANSIBLE_VAULT;"):
-                yield inside, "is no text made by ansible-vault"
-        case list() | tuple():
-            for index, item in enumerate(value):
-                yield from _misplaced_data(item, (*inside, index))
-        case dict():
-            for key, item in value.items():
-                if not isinstance(key, str):
-                    yield inside, "has a key that is no text"
-                elif key.startswith("__ansible_"):
-                    yield (*inside, key), "has a key that Ansible keeps for itself"
-                else:
-                    yield from _misplaced_data(item, (*inside, key))
-        case _:
-            yield inside, "is no plain data"
-
-
-VariableName = Annotated[str, AfterValidator(_check_variable_name)]
-Data = Annotated[Any, AfterValidator(_check_data)]
 
 
 # -- the manifest ----------------------------------------------------------------------------------------------------
@@ -310,7 +121,7 @@ class Selector(_Value):
         description="Exactly these hosts, by inventory name and in this order; one that the inventory lacks is an error.",
         examples=[["web-1", "web-2"]],
     )
-    search: Annotated[Text, AfterValidator(_check_search)] | None = Field(
+    search: Search | None = Field(
         None,
         description="On name or address: a glob if it has *, ? or [, else a part of it; or a network on the address.",
         examples=["web-*", "10.1.0.0/16"],
@@ -324,14 +135,14 @@ class Selector(_Value):
         seen: set[str] = set()
         for index, host in enumerate(hosts):
             if host in seen:
-                raise _wrong(f"names {shown(host)} twice", "A host runs once per run: remove one of them.", (index,))
+                raise wrong(f"names {shown(host)} twice", "A host runs once per run: remove one of them.", (index,))
             seen.add(host)
         return hosts
 
     @model_validator(mode="after")
     def _some_criterion(self) -> Self:
         if not any((self.tags, self.any_tags, self.not_tags, self.hosts, self.search, self.pattern, self.all)):
-            raise _wrong("selects nothing", "Give tags, hosts, search or pattern; every host is `all: true`.")
+            raise wrong("selects nothing", "Give tags, hosts, search or pattern; every host is `all: true`.")
         return self
 
 
@@ -357,6 +168,40 @@ class Timeouts(_Value):
         description="From the start of a slice; what still runs then is ended.",
         examples=["2h"],
     )
+    run: Duration | None = Field(
+        None,
+        description="For the whole run, without the time in which it was suspended or paused. Then no further wave and no "
+        "retry starts: what runs finishes, and what never started is skipped. Null: no such deadline.",
+        examples=["8h"],
+    )
+
+
+LONGEST_BACKOFF = timedelta(hours=1)
+"""However often something is tried again, it waits no longer than this in between."""
+
+
+class Retry(_Value):
+    """Whether a host that did not succeed is tried again by itself, within the same run and before the next wave starts."""
+
+    limit: Annotated[int, Strict()] = Field(
+        0, ge=0, le=100, description="How many more times, at most. 0: not at all.", examples=[2]
+    )
+    backoff: Duration = Field(
+        timedelta(seconds=30),
+        description="How long after the first attempt; it doubles with each one after that, up to 1h.",
+        examples=["30s"],
+    )
+    unknown: Annotated[bool, Strict()] = Field(
+        False,
+        description="Also where nothing proves how the host ended: its tasks may then run twice.",
+    )
+
+    @field_validator("backoff")
+    @classmethod
+    def _not_too_long(cls, backoff: timedelta) -> timedelta:
+        if backoff > LONGEST_BACKOFF:
+            raise wrong("must be at most 1h", "Choose a shorter pause, or use `reconciler retry` by hand.")
+        return backoff
 
 
 class History(_Value):
@@ -378,11 +223,7 @@ class BatchJobSpec(_Value):
         examples=["playbooks/patch.yml"],
         json_schema_extra=_WORK,
     )
-    inventory: Annotated[
-        tuple[InventoryPath, ...],
-        BeforeValidator(_as_list),
-        WithJsonSchema({"anyOf": [_PATH_SCHEMA, {"type": "array", "items": _PATH_SCHEMA}]}),
-    ] = Field(
+    inventory: InventoryPaths = Field(
         (),
         description="Inventory file, folder, or a list of them, relative to the root of the repository. "
         "Default: the one in ansible.cfg, else the one in the settings.",
@@ -461,6 +302,7 @@ class BatchJobSpec(_Value):
         examples=[1],
     )
     timeouts: Timeouts = Field(Timeouts(), description="How long things may take.")
+    retry: Retry = Field(Retry(), description="Whether hosts that did not succeed are tried again by themselves.")
     history: History = Field(History(), description="How long logs and attempts of finished runs are kept.")
 
     @field_validator("limit")
@@ -468,7 +310,7 @@ class BatchJobSpec(_Value):
     def _limit_allowed(cls, limit: int, info: ValidationInfo) -> int:
         highest = (info.context or {}).get("max_limit")
         if highest is not None and limit > highest:
-            raise _wrong(f"must be at most {highest}, not {limit}", f"Choose a whole number from 1 to {highest}.")
+            raise wrong(f"must be at most {highest}, not {limit}", f"Choose a whole number from 1 to {highest}.")
         return limit
 
     @field_validator("run_on")
@@ -481,7 +323,7 @@ class BatchJobSpec(_Value):
     def _room_for_the_fewest(cls, max_hosts: int | None, info: ValidationInfo) -> int | None:
         fewest = info.data.get("min_hosts")
         if max_hosts is not None and fewest is not None and max_hosts < fewest:
-            raise _wrong(
+            raise wrong(
                 f"must be at least minHosts, which is {fewest}", f"Raise maxHosts, or set `minHosts: {max_hosts}`."
             )
         return max_hosts
@@ -506,9 +348,9 @@ class Metadata(_Value):
         # A misspelt one of ours would ask for nothing, silently.
         for key, value in annotations.items():
             if key.startswith("reconciler/") and key != REQUESTED_AT:
-                raise _wrong("is no annotation of reconciler", f"Did you mean {REQUESTED_AT}?", (key,))
+                raise wrong("is no annotation of reconciler", f"Did you mean {REQUESTED_AT}?", (key,))
             if key == REQUESTED_AT and not value.strip():
-                raise _wrong("is empty", "Give it any new value, such as the time; or remove it.", (key,))
+                raise wrong("is empty", "Give it any new value, such as the time; or remove it.", (key,))
         return annotations
 
 
@@ -562,6 +404,17 @@ def spec_to_json(spec: BatchJobSpec) -> dict[str, Any]:
 def spec_from_json(data: Mapping[str, Any]) -> BatchJobSpec:
     """What `spec_to_json` was given. Raises pydantic.ValidationError for anything that is no spec."""
     return BatchJobSpec.model_validate(data, by_alias=True, by_name=False)
+
+
+def retry_from_json(spec: Mapping[str, Any]) -> Retry:
+    """Of a spec as JSON, whatever else it has: it may be from a later version."""
+    return Retry.model_validate(spec.get("retry", {}), by_alias=True, by_name=False)
+
+
+def steered(pinned: BatchJobSpec, now: BatchJobSpec) -> BatchJobSpec:
+    """The work fields of one, and the steering fields of the other."""
+    steering = [name for name, field in BatchJobSpec.model_fields.items() if field.alias not in _WORK_FIELDS]
+    return pinned.model_copy(update={name: getattr(now, name) for name in steering})
 
 
 def spec_digest(spec: BatchJobSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -44,6 +45,20 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class RetryBasis:
+    """What a retry runs: what the run had that it tries again, or what the source has now."""
+
+    generation: int
+    spec: BatchJobSpec
+    """The steering fields are those of the manifest as it is now in any case."""
+    playbook: PlaybookFacts | Blocked
+    playbook_digest: str
+    hosts: Mapping[str, Host] | Blocked
+    """All of the inventory at that revision: which of them run is known."""
+    commit: Commit | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Desired:
     """One job as its source wants it now. A removed one keeps its last accepted spec in its record."""
 
@@ -57,6 +72,8 @@ class Desired:
     limits: Limits
     commit: Commit | None = None
     """Who made the revision; None if it is no commit."""
+    retry: RetryBasis | None = None
+    """Set when a retry is about to be opened."""
 
     @property
     def spec(self) -> BatchJobSpec:
@@ -137,6 +154,28 @@ class SkipHosts:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUpRetries:
+    """These are not tried again: their last attempt stands."""
+
+    run: str
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRun:
+    """From now on the run is suspended or paused: the time does not count for timeouts.run."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRun:
+    """It is so no more."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
 class FinishRun:
     run: str
     status: RunStatus
@@ -144,7 +183,19 @@ class FinishRun:
     message: str
 
 
-Action = OpenRun | DropCauses | StartWave | StartSlice | StopSlices | WithdrawSlices | SkipHosts | FinishRun
+Action = (
+    OpenRun
+    | DropCauses
+    | StartWave
+    | StartSlice
+    | StopSlices
+    | WithdrawSlices
+    | SkipHosts
+    | GiveUpRetries
+    | HoldRun
+    | ReleaseRun
+    | FinishRun
+)
 
 
 class Verdict(StrEnum):
@@ -157,14 +208,14 @@ class Verdict(StrEnum):
     PROGRESSING = "Progressing"
     WAITING = "Waiting"  # for something that comes by itself
     STALLED = "Stalled"  # refused: the operator must change something
-    SUSPENDED = "Suspended"
+    SUSPENDED = "Suspended"  # by its manifest, or paused by a person
     REMOVED = "Removed"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`actions` are due now, in this order. `wake_at`: look again then, even if nothing happens. `blocked` says why
-    nothing can start (WAITING, STALLED), or what is wrong with the sources of a job that rests."""
+    nothing can start (WAITING, STALLED, paused), or what is wrong with the sources of a job that rests."""
 
     verdict: Verdict
     actions: tuple[Action, ...] = ()
@@ -172,4 +223,6 @@ class Plan:
     blocked: Blocked | None = None
     waves: tuple[tuple[str, ...], ...] = ()
     """The waves still to come, by host name, as they would be cut now."""
+    retries: tuple[str, ...] = ()
+    """Hosts that are to be tried again before the next wave starts."""
     warnings: tuple[str, ...] = ()

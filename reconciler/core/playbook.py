@@ -158,7 +158,17 @@ def _is_yaml(path: str) -> bool:
 
 
 class _Loader(yaml.CSafeLoader):
-    """Understands any tag as the value it stands on, and remembers the line of each mapping."""
+    """Understands any tag as the value it stands on, and remembers the line of each mapping. Numbers, dates and the like
+    stay text: nothing here needs them, and PyYAML's own readers fail on some (`!!int ""`, a date of the year 0) in ways
+    of their own."""
+
+
+def _text(_: _Loader, node: yaml.Node) -> str:
+    return str(node.value)
+
+
+def _truth(_: _Loader, node: yaml.Node) -> object:
+    return _Loader.bool_values.get(str(node.value).lower(), node.value)
 
 
 def _any_tag(loader: _Loader, _: str, node: yaml.Node) -> object:
@@ -171,7 +181,9 @@ def _any_tag(loader: _Loader, _: str, node: yaml.Node) -> object:
             return str(node.value)
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: _Loader, node: yaml.Node) -> dict[Any, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise yaml.constructor.ConstructorError(None, None, "this is no mapping", node.start_mark)
     loader.flatten_mapping(node)
     found = {}
     for key_node, value_node in node.value:
@@ -184,6 +196,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _LINE = "line of"
 _Loader.add_multi_constructor("!", _any_tag)
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _truth)
+for _kind in ("binary", "float", "int", "timestamp"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _text)
 
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -328,7 +343,7 @@ class _Inspection:
 
     def _tasks(self, path: str, entries: Sequence[object]) -> None:
         for entry in _entries(entries):
-            if entry.get("run_once") in (True, "yes", "true"):
+            if entry.get("run_once") in (True, "yes", "true", "1"):
                 text = "run_once runs once in every wave, not once in the run"
                 self._warn(WarningKind.RUN_ONCE_PER_WAVE, text, path, entry, "run_once")
             for action in ("import_tasks", "include_tasks"):

@@ -29,8 +29,6 @@ _VAULTED: tuple[Location, ...] = (("spec", "extraVars"),)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 _LATER: dict[Location, str] = {
-    ("spec", "timeouts", "run"): "A deadline for the whole run comes with a later version.",
-    ("spec", "retry"): "Retries come with a later version.",
     ("spec", "waves"): "Waves of different sizes come with a later version; use `limit`.",
     ("spec", "maxFailures"): "Failure budgets come with a later version; use `stopOnFailure`.",
     ("spec", "spread"): "Spreading waves comes with a later version.",
@@ -195,8 +193,9 @@ def _explain(details: ErrorDetails, location: Location, context: Mapping[str, An
             return f"{name} must be true or false, not {_shown(given)}", "Write true or false, without quotes."
         case "string_type":
             return f"{name} must be text, not {_shown(given)}", f'Put it in quotes: "{_plain(given)}".'
-        case "greater_than_equal":
-            return f"{name} must be at least {context['ge']}, not {given}", _example(location)
+        case "greater_than_equal" | "less_than_equal":
+            bound = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
+            return f"{name} must be {bound}, not {given}", _example(location)
         case "tuple_type":
             return f"{name} must be a list, not {_shown(given)}", f"Write [{_plain(given)}]."
         case "dict_type" | "model_type":

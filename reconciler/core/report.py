@@ -25,10 +25,12 @@ from reconciler.core.facts import (
     SliceState,
 )
 from reconciler.core.failures import EXAMPLES, group_failures, short
-from reconciler.core.planning import coverage_of, left_behind, rest
+from reconciler.core.folding import Conclusion, fold, standing
+from reconciler.core.opening import count_hosts, coverage_of, left_behind, paused, rest
 from reconciler.core.plans import Blocked, Desired, Plan, Verdict
 from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
+from reconciler.core.retrying import waits_for_retry
 from reconciler.core.status import (
     Condition,
     ConditionType,
@@ -84,7 +86,7 @@ def report(
     `waits_for` is what this job was refused, if it was.
     """
     record, run = desired.record, observed.run
-    children = run.children if run is not None else ()
+    children = fold(observed)
     hosts = desired.hosts if not isinstance(desired.hosts, Blocked) else ()
     covered = coverage_of(hosts, observed.hosts, record.coverage_digest)
     coverage = CoverageCounts(
@@ -112,7 +114,7 @@ def report(
             progress=progress(counts),
             revision=desired.revision,
             commit=commit_view(desired.commit),
-            suspended=desired.spec.suspend,
+            suspended=desired.spec.suspend or observed.pause is not None,
             strategy=desired.spec.strategy,
             playbook=desired.spec.playbook,
             conditions=_conditions(desired, observed, said, covered, previous, now),
@@ -120,7 +122,7 @@ def report(
             hosts=HostCounts(selected=len(children), **{status.value: counts[status] for status in ChildStatus}),
             coverage=coverage,
             failures=group_failures(children),
-            waves=wave_views(children),
+            waves=wave_views(run.children if run is not None else ()),
             children=tuple(child_view(child) for child in sorted(children, key=most_telling)[:max_children]),
             warnings=plan.warnings,
             last_success=success_view(observed.last_success),
@@ -166,25 +168,32 @@ def report_source(
     commit: Commit | None,
     records: Collection[ManifestRecord],
     rejected: Sequence[Rejected],
-    held: Sequence[str],
+    staying: Sequence[str],
     previous: SourceStatus | None,
     now: datetime,
     *,
     empty: bool,
     notes: Sequence[str],
+    held: Reason | None = None,
 ) -> SourceStatus:
     """The status document of a source that was read completely: `records` of all its manifests, tombstones included;
-    `held` are jobs whose manifest is gone and that are not removed yet; `empty`: it has none any more, though it had;
-    `notes` is what a person should know beside that."""
+    `staying` are jobs whose manifest is gone and that are not removed yet; `empty`: it has none any more, though it had;
+    `held`: why nothing of it runs before it is adopted; `notes` is what a person should know beside that."""
     condition = _condition_writer(previous, 0, now)
     if empty:
-        text = "; ".join((f"no manifest matches; {len(held)} jobs are held and none is removed", *notes))
+        text = "; ".join((f"no manifest matches; {len(staying)} jobs are held and none is removed", *notes))
         conditions = [
             condition(ConditionType.READY, "False", Reason.SOURCE_EMPTY, text),
             condition(ConditionType.STALLED, "True", Reason.SOURCE_EMPTY, text),
         ]
+    elif held is not None:
+        text = "; ".join((_held(name, held, records), *notes))
+        conditions = [
+            condition(ConditionType.READY, "False", held, text),
+            condition(ConditionType.STALLED, "True", held, text),
+        ]
     else:
-        kept = [f"{', '.join(held)} not removed: a new file that is invalid may be theirs"] if held else []
+        kept = [f"{', '.join(staying)} not removed: a new file that is invalid may be theirs"] if staying else []
         text = "; ".join(("read completely", *kept, *notes))
         conditions = [condition(ConditionType.READY, "True", Reason.SYNCED, text)]
     if commit is not None and commit.signer is not None:
@@ -220,6 +229,15 @@ def report_source(
     )
 
 
+def _held(name: str, why: Reason, records: Collection[ManifestRecord]) -> str:
+    waiting = sum(record.held is not None and record.removed_at is None for record in records)
+    what = "there are status files of it, and the database knows nothing of it"
+    if why is Reason.AWAITING_ADOPTION:
+        what = "the database has never seen this source, and knows others"
+    jobs = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
+    return f"held, for {what}: {jobs} (reconciler adopt {name} --as-done if it has run before, else --run)"
+
+
 def report_unread_source(name: str, why: Blocked, previous: SourceStatus | None, now: datetime) -> SourceStatus:
     """The status document of a source that can't be read: what was last known of it, and why. Whether it is verified
     stays as it was, unless that is why."""
@@ -253,19 +271,19 @@ class _Saying(BaseModel):
 
 def _verdict(desired: Desired, observed: Observed, plan: Plan, waits_for: WaitsFor | None) -> _Saying:
     """The table from verdict to phase, Ready, Reconciling and Stalled."""
-    run = observed.run
-    last = _last_phase(run)
+    run, stands = observed.run, standing(observed)
+    last = _last_phase(observed)
     blocked = plan.blocked
     match plan.verdict:
         case Verdict.CONVERGED:
             reason = Reason.CHECK_MODE if run is not None and run.spec.check_mode else Reason.SUCCEEDED
-            return _Saying(phase=Phase.SUCCEEDED, ready=True, reason=reason, message=_ended(run))
+            return _Saying(phase=Phase.SUCCEEDED, ready=True, reason=reason, message=_ended(stands))
         case Verdict.FAILED:
-            reason, message = _failed(desired, observed, run)
+            reason, message = _failed(desired, observed, stands)
             return _Saying(phase=Phase.FAILED, ready=False, reason=reason, message=message, stalled=True)
         case Verdict.CANCELLED:
-            reason = (run.reason if run is not None else None) or Reason.CANCELLED
-            return _Saying(phase=Phase.CANCELLED, ready=False, reason=reason, message=_ended(run))
+            reason = Reason.CANCELLED if stands is None else stands.reason
+            return _Saying(phase=Phase.CANCELLED, ready=False, reason=reason, message=_ended(stands))
         case Verdict.IDLE:
             message = "nothing has asked for a run of this spec yet; reconciler trigger does"
             return _Saying(phase=last or Phase.PENDING, ready=False, reason=Reason.NOT_REQUESTED, message=message)
@@ -292,13 +310,14 @@ def _verdict(desired: Desired, observed: Observed, plan: Plan, waits_for: WaitsF
 
 
 def _suspended(desired: Desired, observed: Observed, run: Run | None) -> _Saying:
-    message = "suspended: nothing new starts"
-    if run is not None and run.open:
-        message = f"suspended: {_remaining(run)} held"
+    effect = f"{_remaining(run)} held" if run is not None and run.open else "nothing new starts"
+    reason, message = Reason.SUSPENDED, f"suspended: {effect}"
+    if observed.pause is not None:
+        reason, message = Reason.PAUSED, f"{effect}: {paused(observed.pause)}"
     at_rest = not observed.causes and (run is None or not run.open)
     converged = at_rest and rest(desired, observed) is Verdict.CONVERGED
-    reason = Reason.SUCCEEDED if converged else Reason.SUSPENDED
-    return _Saying(phase=_last_phase(run) or Phase.PENDING, ready=converged, reason=reason, message=message)
+    reason = Reason.SUCCEEDED if converged else reason
+    return _Saying(phase=_last_phase(observed) or Phase.PENDING, ready=converged, reason=reason, message=message)
 
 
 def _removed(record: ManifestRecord) -> _Saying:
@@ -317,20 +336,22 @@ def _said(blocked: Blocked | None) -> tuple[Reason, str]:
     return blocked.reason, str(blocked)
 
 
-def _failed(desired: Desired, observed: Observed, run: Run | None) -> tuple[Reason, str]:
+def _failed(desired: Desired, observed: Observed, stands: Conclusion | None) -> tuple[Reason, str]:
     """The latest run failed, or had other hosts than those that are left behind."""
-    if run is not None and run.status is RunStatus.FAILED:
-        return run.reason or Reason.HOSTS_FAILED, run.message
+    if stands is not None and stands.status is RunStatus.FAILED:
+        return stands.reason, stands.message
     behind = left_behind(desired, observed)
     named = ", ".join(behind[:EXAMPLES]) + (", …" if len(behind) > EXAMPLES else "")
     verb = "has" if len(behind) == 1 else "have"
     return Reason.HOSTS_FAILED, f"{named} {verb} not succeeded with the current spec"
 
 
-def _last_phase(run: Run | None) -> Phase | None:
+def _last_phase(observed: Observed) -> Phase | None:
+    run, stands = observed.run, standing(observed)
     if run is None:
         return None
-    match run.status:
+    status = run.status if stands is None else stands.status
+    match status:
         case RunStatus.PENDING:
             return Phase.PENDING
         case RunStatus.RUNNING:
@@ -342,11 +363,11 @@ def _last_phase(run: Run | None) -> Phase | None:
         case RunStatus.CANCELLED:
             return Phase.CANCELLED
         case _:
-            assert_never(run.status)
+            assert_never(status)
 
 
-def _ended(run: Run | None) -> str:
-    return run.message if run is not None else ""
+def _ended(stands: Conclusion | None) -> str:
+    return stands.message if stands is not None else ""
 
 
 def _remaining(run: Run) -> str:
@@ -362,6 +383,11 @@ def _going_on(run: Run | None, plan: Plan) -> str:
         return f"wave {max(running)} of {_waves(run, plan)} can't start yet: {why}"
     if running:
         return f"wave {max(running)} of {_waves(run, plan)} is running"
+    waiting = [child for child in run.children if waits_for_retry(child)]
+    first = min((child.retry_at for child in waiting if child.retry_at is not None), default=None)
+    if first is not None:
+        wave = f"wave {waiting[0].wave} of {_waves(run, plan)}"
+        return f"{wave}: retries {count_hosts(len(waiting))} at {first:%H:%M:%S} UTC"
     return f"{_remaining(run)} are still to come"
 
 
@@ -427,7 +453,10 @@ def _conditions(
     else:
         found.append(condition(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, Reason.ACCEPTED.paragraph))
     found.append(condition(ConditionType.UP_TO_DATE, *_up_to_date(desired, observed, said, covered)))
-    if desired.spec.suspend:
+    if observed.pause is not None:
+        text = f"{paused(observed.pause)}{'; spec.suspend is true too' * desired.spec.suspend}"
+        found.append(condition(ConditionType.SUSPENDED, "True", Reason.PAUSED, text))
+    elif desired.spec.suspend:
         found.append(condition(ConditionType.SUSPENDED, "True", Reason.SUSPENDED, "spec.suspend is true"))
     return tuple(found)
 
@@ -481,6 +510,7 @@ def _run_view(run: Run, plan: Plan, waits_for: WaitsFor | None) -> RunStatusView
         revision=run.revision,
         commit=commit_view(run.commit),
         check_mode=run.spec.check_mode,
+        retry_of=run.retry_of,
         waits_for=None if waits_for is None else waits_for.holder,
         waves=_waves(run, plan),
         started_at=run.started_at,

@@ -20,7 +20,7 @@ _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DO
 _SCP = re.compile(r"(?:(?P<user>[^@/:]+)@)?(?P<host>[^@/:]+):(?P<path>(?!/{2}).+)")
 _HELPER = re.compile(r"[A-Za-z0-9+.-]+::")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?!git@)[^/\s@]+@")
+_CREDENTIALS = re.compile(r"://(?!git@[^@/\s]*(?:[/\s]|$))[^/\s]+@")
 _NOT_IN_A_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(?:^|/)\.|\.(?:lock)?(?:/|$)|^/|/$")
 
 
@@ -91,7 +91,7 @@ def check_subpath(path: str) -> str:
     name = posixpath.normpath(path)
     if posixpath.isabs(path) or name == ".." or name.startswith("../"):
         raise ValueError(f"path {path} leaves the repository: it is relative to its root")
-    if path.startswith("-") or re.search(r"[\x00-\x1f\x7f]", path) or ":" in path:
+    if name.startswith("-") or re.search(r"[\x00-\x1f\x7f]", path) or ":" in path:
         raise ValueError(f"path {path!r} is no folder that can be named here")
     return "" if name == "." else name
 
@@ -103,4 +103,4 @@ def plain_text(text: str) -> str:
 
 def redacted(text: str) -> str:
     """The same without what stands between `://` and `@`, which may be a secret."""
-    return _CREDENTIALS.sub(r"\g<scheme>***@", text)
+    return _CREDENTIALS.sub("://***@", text)

@@ -64,7 +64,10 @@ class ConditionType(StrEnum):
         "SourceVerified",
         "Of a source whose commits must be signed. False: the newest commit is not, or by nobody listed; nothing of it runs.",
     )
-    SUSPENDED = ("Suspended", "Present while `suspend: true`: what runs finishes and no new wave starts.")
+    SUSPENDED = (
+        "Suspended",
+        "Present while `suspend: true`, or while somebody has paused it: what runs finishes and nothing new starts.",
+    )
 
 
 class _Value(BaseModel):
@@ -104,6 +107,8 @@ class RunStatusView(_Value):
     revision: str
     commit: CommitView | None = None
     check_mode: bool
+    retry_of: str | None = None
+    """The run of which this one tries hosts again; what is said of hosts is about those of both."""
     waits_for: str | None = None
     waves: int = 0
     """Those that were started and those still to come, as they would be cut now."""
@@ -112,7 +117,7 @@ class RunStatusView(_Value):
 
 
 class HostCounts(_Value):
-    """Children of the run by status."""
+    """Children of the run by status. Of a retry: all hosts of the runs that it tries again, each as it ended last."""
 
     selected: int = 0
     pending: int = 0
@@ -183,6 +188,7 @@ class HistoryView(_Value):
     commit: CommitView | None = None
     status: RunStatus
     hosts: Mapping[ChildStatus, int]
+    retry_of: str | None = None
     started_at: Instant | None = None
     finished_at: Instant | None = None
 

@@ -52,8 +52,9 @@ def _wave_view(number: int, children: Sequence[Child]) -> WaveView:
     started = [child.started_at for child in children if child.started_at is not None]
     finished = [child.finished_at for child in children if child.finished_at is not None]
     ended = all(child.status.finished for child in children)
+    begun = bool(started) or any(child.retry_at is not None for child in children)
     if not ended:
-        status = RunStatus.RUNNING if started else RunStatus.PENDING
+        status = RunStatus.RUNNING if begun else RunStatus.PENDING
     elif any(child.status.unsuccessful for child in children):
         status = RunStatus.FAILED
     elif any(child.status is ChildStatus.CANCELLED for child in children):
@@ -125,6 +126,7 @@ def history_view(summary: RunSummary) -> HistoryView:
         commit=commit_view(summary.commit),
         status=summary.status,
         hosts=summary.hosts,
+        retry_of=summary.retry_of,
         started_at=summary.started_at,
         finished_at=summary.finished_at,
     )

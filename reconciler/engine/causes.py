@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 
-from reconciler.core.facts import CauseKind, Observed, RunStatus
+from reconciler.core.facts import CauseKind, ManifestRecord, Observed, RunStatus
+from reconciler.core.folding import standing
 from reconciler.core.manifest import OnHostsJoined, RunOn
-from reconciler.core.planning import left_behind
+from reconciler.core.opening import left_behind
 from reconciler.core.plans import Blocked, Desired
 from reconciler.core.reasons import Reason
+from reconciler.core.retrying import AtRevision, Refusal, Which, choose_hosts, choose_revision
 from reconciler.ports import NewCause, Request
 
 
@@ -30,11 +32,42 @@ def trigger_cause(request: Request) -> NewCause:
     return NewCause(request.key, CauseKind.REQUESTED, f"request:{request.id}", message)
 
 
+def retry_cause(
+    request: Request, record: ManifestRecord | None, observed: Observed, playbook: str | None
+) -> NewCause | Refusal | None:
+    """What a person's request to try hosts again comes to. `playbook`: digest of what the source has now; None: it can't
+    be read, and then the answer may have to wait: None."""
+    asked = request.arguments
+    which, at = asked.get("which"), asked.get("revision")
+    try:
+        chosen = choose_hosts(
+            record, observed, request.run, tuple(asked.get("hosts", ())), None if which is None else Which(which)
+        )
+        revision = None if at is None else AtRevision(at)
+    except ValueError:
+        return Refusal(
+            "this daemon does not know what was asked for", "it may be of an earlier version than the command"
+        )
+    run = observed.run
+    if isinstance(chosen, Refusal) or run is None:
+        return chosen if isinstance(chosen, Refusal) else None
+    if playbook is None and revision is None:
+        return None
+    pinned = choose_revision(run, playbook or "", revision)
+    if isinstance(pinned, Refusal):
+        return pinned
+    message = request.reason or f"asked for by {request.by}"
+    key = f"request:{request.id}"
+    return NewCause(request.key, CauseKind.RETRIED, key, message, chosen, retry_of=run.job_id, pinned=pinned)
+
+
 def _playbook_changed(desired: Desired, observed: Observed) -> NewCause | None:
     run, run_on = observed.run, desired.spec.run_on
     if run is None or isinstance(desired.playbook, Blocked) or run.playbook_digest == desired.playbook_digest:
         return None
-    mending = RunOn.SPEC in run_on and (run.status is not RunStatus.SUCCESS or bool(left_behind(desired, observed)))
+    stands = standing(observed)
+    well = stands is not None and stands.status is RunStatus.SUCCESS and not left_behind(desired, observed)
+    mending = RunOn.SPEC in run_on and not well
     if not mending and RunOn.PLAYBOOK not in run_on:
         return None
     message = f"{desired.spec.playbook} or a file it can reach changed"

@@ -22,14 +22,16 @@ from reconciler.core.facts import (
 )
 from reconciler.core.hosts import Host
 from reconciler.core.manifest import spec_to_json
-from reconciler.core.planning import effective_limit, plan
-from reconciler.core.plans import Blocked, Desired, Plan
+from reconciler.core.opening import effective_limit
+from reconciler.core.planning import plan
+from reconciler.core.plans import Blocked, Desired, HoldRun, Plan, ReleaseRun
 from reconciler.core.reading import Rejected
 from reconciler.core.reasons import Reason
 from reconciler.engine.catalogue import Catalogue, Decision
-from reconciler.engine.causes import due_causes, trigger_cause
+from reconciler.engine.causes import due_causes, retry_cause, trigger_cause
 from reconciler.engine.resolve import Resolver, with_place
-from reconciler.ports import NewCause, Request, RequestKind, Snapshot
+from reconciler.engine.sources import lost_jobs, why_held
+from reconciler.ports import NewCause, Request, RequestKind, Shown, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Preview:
 
     @property
     def runs(self) -> bool:
-        return bool(self.plan.actions)
+        """Whether anything begins or ends now."""
+        return any(not isinstance(action, HoldRun | ReleaseRun) for action in self.plan.actions)
 
 
 def preview(
@@ -57,10 +60,15 @@ def preview(
     observe: Callable[[JobKey], Observed],
     requests: Callable[[JobKey], Sequence[Request]],
     now: datetime,
+    *,
+    sources: Mapping[str, Reason | None],
+    shown: Shown,
 ) -> tuple[Sequence[Preview], Sequence[Rejected]]:
-    """Every job of the snapshot, and what was rejected. `records`, `observe` and `requests` say what has been and what
-    was asked for; nothing is changed."""
-    decision = catalogue.decide(catalogue.read(snapshot), records, snapshot.revision, now)
+    """Every job of the snapshot, and what was rejected. `records`, `observe`, `requests` and `sources` say what has been
+    and what was asked for; nothing is changed."""
+    source, entries = snapshot.source, catalogue.read(snapshot)
+    held, lost = why_held(source, sources, shown), lost_jobs(source, entries, records, shown)
+    decision = catalogue.decide(entries, records, snapshot.revision, now, held=held, lost=lost)
     return _previews(snapshot, decision, resolver, records, observe, requests, now), decision.rejected
 
 
@@ -81,7 +89,7 @@ def _previews(
         observed = observe(record.key)
         desired = resolver.resolve(record, snapshot)
         changed = [cause for cause in decision.causes if cause.key == record.key]
-        asked = [trigger_cause(each) for each in requests(record.key) if each.kind is RequestKind.TRIGGER]
+        asked = [cause for each in requests(record.key) for cause in _asked(each, desired, observed)]
         known = {(cause.kind, cause.key) for cause in observed.causes}
         new = tuple(
             _as_cause(cause, now)
@@ -93,8 +101,18 @@ def _previews(
     return found
 
 
+def _asked(request: Request, desired: Desired, observed: Observed) -> Iterator[NewCause]:
+    """What a request that nobody has answered yet will come to."""
+    if request.kind is RequestKind.TRIGGER:
+        yield trigger_cause(request)
+    elif request.kind is RequestKind.RETRY:
+        cause = retry_cause(request, desired.record, observed, desired.playbook_digest)
+        if isinstance(cause, NewCause):
+            yield cause
+
+
 def _as_cause(cause: NewCause, now: datetime) -> Cause:
-    return Cause(cause.kind, cause.cause, cause.message, now, cause.hosts)
+    return Cause(cause.kind, cause.cause, cause.message, now, cause.hosts, cause.retry_of, cause.pinned)
 
 
 # -- What another revision would run ---------------------------------------------------------------------------------
@@ -169,7 +187,7 @@ def preview_change(
         head, decision, resolver_for(), records, lambda key: world.get(key, Observed()), lambda _: (), now
     )
     live = [found for found in after if not found.desired.removed]
-    compared = [_compare(before.get(found.key), found, held=found.key.name in decision.held) for found in live]
+    compared = [_compare(before.get(found.key), found, held=found.key.name in decision.staying) for found in live]
     return Change(
         base=base.revision,
         head=head.revision,

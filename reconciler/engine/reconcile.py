@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import assert_never
 
 import structlog
@@ -20,11 +21,14 @@ import structlog
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import (
     Cause,
+    CauseKind,
     JobKey,
     ManifestRecord,
     Observed,
     Revision,
+    Run,
 )
+from reconciler.core.opening import not_adopted
 from reconciler.core.planning import plan
 from reconciler.core.plans import (
     Action,
@@ -32,8 +36,12 @@ from reconciler.core.plans import (
     Desired,
     DropCauses,
     FinishRun,
+    GiveUpRetries,
+    HoldRun,
     OpenRun,
     Plan,
+    ReleaseRun,
+    RetryBasis,
     SkipHosts,
     StartSlice,
     StartWave,
@@ -43,6 +51,7 @@ from reconciler.core.plans import (
 )
 from reconciler.core.reasons import Reason
 from reconciler.core.report import WaitsFor, report
+from reconciler.core.retrying import retries_to_open
 from reconciler.engine.answering import answer_requests
 from reconciler.engine.causes import due_causes
 from reconciler.engine.resolve import Resolver, blocked_by, with_place
@@ -57,6 +66,7 @@ from reconciler.ports import (
     NewRun,
     NewSlice,
     NewWave,
+    RequestKind,
     Sink,
     Snapshot,
     Source,
@@ -166,7 +176,11 @@ class Reconciler:
             record, snapshot, observed = self._see(key, source)
             if not settled:
                 settled = True
-                if answer_requests(self._store, key, record, observed) or self._settler.settle(key, observed.run):
+                playbook = partial(self._playbook_of, record, snapshot)
+                answered = answer_requests(self._store, key, record, observed, playbook)
+                if RequestKind.RESOLVE in answered and observed.run is not None:
+                    open_run = observed.run.job_id  # with the source or without, another thing is to be said of it now
+                if answered or self._settler.settle(key, observed.run):
                     settled = False  # a request that was just answered decides how a vanished slice is settled
                     continue
             run = observed.run
@@ -232,14 +246,54 @@ class Reconciler:
         source away, a run goes on with what it pinned, and nothing else is known."""
         if source is None or snapshot is None:
             return self._resolver.resolve_unseen(record, observed.run), None
-        opens = bool(observed.causes) and (observed.run is None or not observed.run.open) and not self._draining
-        if opens and not record.spec.suspend and record.removed_at is None:
-            try:
-                kept = source.source.keep(snapshot.revision)
-            except Refused as error:
-                return replace(self._resolver.resolve(record, snapshot), playbook=blocked_by(error)), snapshot
-            return self._resolver.resolve(record, kept, fresh=True), kept
-        return self._resolver.resolve(record, snapshot), snapshot
+        if not self._may_open(record, observed):
+            return self._resolver.resolve(record, snapshot), snapshot
+        retries = retries_to_open(observed.causes)
+        if retries and observed.run is not None:
+            return self._resolve_retry(record, observed.run, retries[-1].pinned, source.source, snapshot)
+        try:
+            kept = source.source.keep(snapshot.revision)
+        except Refused as error:
+            return replace(self._resolver.resolve(record, snapshot), playbook=blocked_by(error)), snapshot
+        return self._resolver.resolve(record, kept, fresh=True), kept
+
+    def _may_open(self, record: ManifestRecord, observed: Observed) -> bool:
+        """Whether a plan may open a run: what that costs is not spent where none does."""
+        if self._draining or record.spec.suspend or record.removed_at is not None:
+            return False
+        if observed.pause is not None or not_adopted(record) is not None:
+            return False
+        return bool(observed.causes) and (observed.run is None or not observed.run.open)
+
+    def _resolve_retry(
+        self, record: ManifestRecord, run: Run, pinned: Revision | None, source: Source, snapshot: Snapshot
+    ) -> tuple[Desired, Snapshot]:
+        """What is wanted now, and what is to be tried again: what this run had, or the newest."""
+        desired = self._resolver.resolve(record, snapshot)
+        try:
+            kept = source.keep(snapshot.revision if pinned is None else pinned)
+        except Refused as error:
+            blocked = blocked_by(error)
+        except Unavailable as error:
+            if pinned is None or error.reason is not Reason.SOURCE_MOVED:
+                raise
+            blocked = Blocked(
+                Reason.SOURCE_MOVED,
+                f"{pinned}, which is to be tried again, is no longer to be had",
+                f"reconciler retry {record.key.name} --revision latest",
+            )
+        else:
+            basis = self._resolver.resolve_retry(record, None if pinned is None else run, kept)
+            return replace(desired, retry=basis), kept
+        return replace(desired, retry=RetryBasis(run.generation, run.spec, blocked, "", blocked)), snapshot
+
+    def _playbook_of(self, record: ManifestRecord | None, snapshot: Snapshot | None) -> str | None:
+        """Its digest as the source has it now; None: nobody can tell."""
+        if record is None or snapshot is None:
+            return None
+        desired = self._resolver.resolve(record, snapshot)
+        unread = isinstance(desired.playbook, Blocked) and not desired.playbook.permanent
+        return None if unread else desired.playbook_digest
 
     # -- doing -------------------------------------------------------------------------------------------------------
     def _perform_all(self, actions: Sequence[Action], desired: Desired, snapshot: Snapshot | None) -> WaitsFor | None:
@@ -270,23 +324,30 @@ class Reconciler:
                 self._store.withdraw_slices(action.slices, action.stop)
             case SkipHosts():
                 self._store.skip(action.run, action.hosts, action.reason, action.message)
+            case GiveUpRetries():
+                self._store.give_up_retries(action.run, action.hosts)
+            case HoldRun() | ReleaseRun():
+                self._store.hold_run(action.run, held=isinstance(action, HoldRun))
             case FinishRun():
-                if self._store.finish_run(action.run, action.status, action.reason, action.message):
-                    log.info(
-                        "run_finished",
-                        job=str(desired.record.key),
-                        run=action.run,
-                        status=action.status.value,
-                        reason=action.reason.value,
-                    )
-                self.trim(desired.record)
+                self._finish(desired.record, action)
             case _:
                 assert_never(action)
         return None
 
+    def _finish(self, record: ManifestRecord, action: FinishRun) -> None:
+        if self._store.finish_run(action.run, action.status, action.reason, action.message):
+            log.info(
+                "run_finished",
+                job=str(record.key),
+                run=action.run,
+                status=action.status.value,
+                reason=action.reason.value,
+            )
+        self.trim(record)
+
     def _new_run(self, action: OpenRun, desired: Desired, snapshot: Snapshot) -> NewRun:
         record = desired.record
-        return NewRun(
+        new = NewRun(
             key=record.key,
             job_id=job_id(record.key, action.cause, self._clock.now()),
             cause=action.cause,
@@ -300,6 +361,18 @@ class Reconciler:
             inventory=self._resolver.inventory_name(snapshot, record.spec.inventory),
             hosts=action.hosts,
             commit=snapshot.commit,
+        )
+        if action.cause.kind is not CauseKind.RETRIED:
+            return new
+        basis = desired.retry
+        assert basis is not None  # whoever may open one has looked
+        return replace(
+            new,
+            generation=basis.generation,
+            playbook_digest=basis.playbook_digest,
+            spec=basis.spec,
+            inventory=self._resolver.inventory_name(snapshot, basis.spec.inventory),
+            commit=basis.commit,
         )
 
     def _start_wave(self, key: JobKey, action: StartWave) -> Busy | None:
@@ -348,11 +421,10 @@ class Reconciler:
             ) from error
 
     def _again(self, decided: Plan, waits_for: WaitsFor | None) -> float | None:
-        if waits_for is not None:
-            return BUSY_PAUSE.total_seconds()
-        if decided.wake_at is None:
-            return None
-        return max(0.0, (decided.wake_at - self._clock.now()).total_seconds())
+        pauses = [BUSY_PAUSE.total_seconds()] if waits_for is not None else []
+        if decided.wake_at is not None:
+            pauses.append(max(0.0, (decided.wake_at - self._clock.now()).total_seconds()))
+        return min(pauses, default=None)
 
 
 def job_id(key: JobKey, cause: Cause, at: datetime) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import JobKey, ManifestRecord, Revision, Run
 from reconciler.core.hosts import Host, Inventory, select
-from reconciler.core.plans import Blocked, Desired, Limits, Plan
+from reconciler.core.manifest import steered
+from reconciler.core.plans import Blocked, Desired, Limits, Plan, RetryBasis
 from reconciler.core.playbook import Listing, PlaybookFacts, inspect_playbook, playbook_digest
 from reconciler.core.reading import place_of_field
 from reconciler.core.reasons import Reason
@@ -60,6 +62,20 @@ class Resolver:
             limits=self._limits,
             commit=snapshot.commit,
         )
+
+    def resolve_retry(self, record: ManifestRecord, pinned: Run | None, snapshot: Snapshot) -> RetryBasis:
+        """What a retry runs of this snapshot: what the run had that it is `pinned` to, else what the manifest says. Its hosts
+        are chosen already, and only looked up. Never raises, as `resolve` does not."""
+        spec = record.spec if pinned is None else steered(pinned.spec, record.spec)
+        inspected = self._inspect(replace(record, spec=spec), snapshot)
+        try:
+            hosts: Mapping[str, Host] | Blocked = self._hosts.load(snapshot, spec.inventory, fresh=True).hosts
+        except ReconcilerError as error:
+            hosts = blocked_by(error)
+        if pinned is None:
+            return RetryBasis(record.generation, spec, inspected.facts, inspected.digest, hosts, snapshot.commit)
+        facts, hosts = _of_no_field(inspected.facts), _of_no_field(hosts)
+        return RetryBasis(pinned.generation, spec, facts, pinned.playbook_digest, hosts, pinned.commit)
 
     def resolve_unseen(self, record: ManifestRecord, run: Run | None) -> Desired:
         """What is left to say while the source can't be read: what the run in progress pinned."""
@@ -168,6 +184,14 @@ class Resolver:
             return self._hosts.paths(snapshot, named)
         except Refused:
             return named  # what is wrong with it, the selection says
+
+
+Anything = TypeVar("Anything")
+
+
+def _of_no_field(found: Anything | Blocked) -> Anything | Blocked:
+    """Without the field that is at fault: the manifest of that revision is not the one that is shown."""
+    return replace(found, field=()) if isinstance(found, Blocked) else found
 
 
 def blocked_by(error: ReconcilerError) -> Blocked:

@@ -156,6 +156,7 @@ def test_a_thousand_mistakes_are_cut_short() -> None:
         (b"a: 1\nname: caf\xe9\n", 2, 10, "0xe9 is not UTF-8"),
         (b"a: 1\nb: \x07", 2, 4, "U+0007"),
         (b"a: [1, 2\nb: 3\n", 2, 2, "a '[' is not closed"),
+        (b"a: [1, 2\n\nbcd", 3, 4, "a '[' is not closed"),
         (b"a: 'text\nb: 3\n", 1, 4, "never closed"),
         (b"a: 1\n b: 2\n", 2, 3, "a ':' stands where no key can be"),
         (b"a:\n  - 1\n b: 2\n", 3, 2, "does not fit what stands above"),

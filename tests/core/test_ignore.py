@@ -22,6 +22,12 @@ from reconciler.core.ignore import IgnoreRules
         ("doc/*.txt", "doc/sub/a.txt", False),
         ("doc/**/a.txt", "doc/x/y/a.txt", True),
         ("doc/**/a.txt", "doc/a.txt", True),
+        ("doc/**/**/a.txt", "doc/a.txt", True),
+        ("a/**/b/**/c", "a/x/b/b/y/c", True),
+        ("a/**/b/**/c", "a/b/c", True),
+        ("a/**/b/**/c", "a/c/b", False),
+        ("*a*b*.c", "xaxabx.c", True),
+        ("*a*b*.c", "xbxa.c", False),
         ("**/cache", "x/cache/y", True),
         ("cache/**", "cache/x/y", True),
         ("*.log\n!keep.log", "keep.log", False),
@@ -49,6 +55,15 @@ from reconciler.core.ignore import IgnoreRules
 )
 def test_the_last_rule_that_matches_decides(rules: str, path: str, left_out: bool) -> None:
     assert IgnoreRules.parse(rules).leaves_out_below(path) is left_out
+
+
+@pytest.mark.parametrize(
+    ("rules", "path"),
+    [("*a" * 20 + "b", "a" * 200), ("**/a/" * 20 + "b", "a/" * 200 + "c"), ("*?[a-z]" * 20 + "/b", "a" * 200)],
+    ids=["stars", "crossings", "classes"],
+)
+def test_no_rule_keeps_a_look_busy_for_ever(rules: str, path: str) -> None:
+    assert not IgnoreRules.parse(rules).leaves_out_below(path)
 
 
 @given(st.text(max_size=60), st.text("ab/.*", min_size=1, max_size=20))

@@ -18,6 +18,7 @@ from reconciler.core.manifest import (
     BatchJobSpec,
     History,
     OnChange,
+    Retry,
     RunOn,
     Selector,
     Strategy,
@@ -80,7 +81,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         min_hosts=2,
         run_on=(RunOn.SPEC,),
         on_change=OnChange.STOP_AFTER_WAVE,
-        timeouts=Timeouts(task=timedelta(minutes=30), wave=timedelta(hours=2)),
+        timeouts=Timeouts(task=timedelta(minutes=30), wave=timedelta(hours=2), run=None),
+        retry=Retry(limit=0, backoff=timedelta(seconds=30), unknown=False),
         history=History(keep=10, ttl=timedelta(days=30)),
     )
 
@@ -167,7 +169,7 @@ def test_json_has_only_what_differs_from_the_defaults() -> None:
     assert spec_to_json(spec(**given_fields)) == {**SMALLEST, "limit": 7, "timeouts": {"wave": "1h"}, "runOn": []}
 
 
-@pytest.mark.parametrize("wrong", [{"limt": 1}, {"stop_on_failure": True}, {"limit": "5"}, {"retry": {}}])
+@pytest.mark.parametrize("wrong", [{"limt": 1}, {"stop_on_failure": True}, {"limit": "5"}, {"retry": {"attempts": 1}}])
 def test_json_of_something_else_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         spec(**wrong)
@@ -181,6 +183,7 @@ DATA = st.recursive(
     max_leaves=6,
 )
 DURATIONS = st.integers(1, 100_000).map(lambda seconds: format_duration(timedelta(seconds=seconds)))
+BACKOFFS = st.integers(1, 3600).map(lambda seconds: format_duration(timedelta(seconds=seconds)))
 OPTIONAL: dict[str, st.SearchStrategy[Any]] = {
     "inventory": st.lists(NAMES, max_size=2) | NAMES,
     "extraVars": st.dictionaries(NAMES, DATA, max_size=3),
@@ -197,7 +200,12 @@ OPTIONAL: dict[str, st.SearchStrategy[Any]] = {
     "onChange": st.sampled_from(["Finish", "StopAfterWave", "Cancel"]),
     "onHostsJoined": st.sampled_from(["Ignore", "Run"]),
     "hostsPerProcess": st.none() | st.integers(1, 5),
-    "timeouts": st.fixed_dictionaries({}, optional={"task": DURATIONS, "wave": DURATIONS}),
+    "timeouts": st.fixed_dictionaries(
+        {}, optional={"task": DURATIONS, "wave": DURATIONS, "run": st.none() | DURATIONS}
+    ),
+    "retry": st.fixed_dictionaries(
+        {}, optional={"limit": st.integers(0, 100), "backoff": BACKOFFS, "unknown": st.booleans()}
+    ),
     "history": st.fixed_dictionaries({}, optional={"keep": st.integers(1, 9), "ttl": DURATIONS}),
 }
 SELECTORS = st.fixed_dictionaries(
@@ -246,6 +254,7 @@ STEERING = {
     "onHostsJoined": "Run",
     "hostsPerProcess": 1,
     "timeouts": {"wave": "1h"},
+    "retry": {"limit": 2},
     "history": {"keep": 3},
 }
 
@@ -272,10 +281,12 @@ def test_a_steering_field_changes_the_generation_only(field: str) -> None:
 
 def test_digests_stay_as_they_were_published() -> None:
     # These are in people's databases: a different digest here runs every fleet again after an upgrade.
-    full = spec(**{**WORK, **STEERING})
+    full = spec(**{**WORK, **{name: value for name, value in STEERING.items() if name != "retry"}})
     assert spec_digest(full) == "ccb9d387d913fe8f8939589e1218a2bcf748243847406618e0473cbe2e5cc098"
     assert work_digest(full) == "0f1f1b53a7b0036c4abc44a9347888e3b3ad596977c8325d32afe8d0b7d0719c"
     assert coverage_digest(full) == "d51b6e8569ae5ce05dab27456e4f3f6421d247a15435c0ad5a23fe9d557f8589"
+    later = spec(retry={"limit": 0, "backoff": "30s", "unknown": False}, timeouts={"run": None})
+    assert spec_digest(later) == spec_digest(spec()), "what came later is left out where it is as it was before"
     assert work_digest(spec()) == "9f4629b401513ce4464730699bfd1461a41657009d378cdd50fac9fa0cac11ed"
 
 
@@ -357,10 +368,11 @@ def test_the_schema_accepts_what_the_model_accepts(fields: dict[str, Any]) -> No
         {"playbook": "../x.yml"},
         {"playbook": "/x.yml"},
         {"extraVars": {"ansible_user": "root"}},
-        {"timeouts": {"run": "3h"}},
+        {"timeouts": {"run": "soon"}},
         {"timeouts": {"task": 30}},
         {"strategy": "Parallel"},
-        {"retry": {"limit": 1}},
+        {"retry": {"limit": 101}},
+        {"retry": 3},
     ],
 )
 def test_an_editor_sees_the_common_mistakes(wrong: dict[str, Any]) -> None:

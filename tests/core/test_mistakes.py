@@ -136,8 +136,12 @@ spec:
         ("xyz: 1", 3, "spec.xyz is no field of a BatchJob", "Its fields are: playbook, "),
         ("tasks: {skiptags: [x]}", 11, "spec.tasks.skiptags is no field of a BatchJob", "Did you mean skipTags?"),
         ("schedule: daily", 3, "spec.schedule is not offered yet", "later version"),
-        ("retry: {limit: 1}", 3, "spec.retry is not offered yet", "later version"),
-        ("timeouts: {run: 3h}", 14, "spec.timeouts.run is not offered yet", "later version"),
+        ("retry: 3", 10, "spec.retry must be a mapping, not 3", "Indent"),
+        ("retry: {attempts: 3}", 11, "spec.retry.attempts is no field of a BatchJob", "limit, backoff, unknown"),
+        ("retry: {limit: -1}", 18, "spec.retry.limit must be at least 0, not -1", ""),
+        ("retry: {backoff: 2h}", 20, "spec.retry.backoff must be at most 1h", "reconciler retry"),
+        ("retry: {unknown: 1}", 20, "spec.retry.unknown must be true or false, not 1", "true or false"),
+        ("timeouts: {run: 3}", 19, "spec.timeouts.run has no unit", "Write 3s for seconds"),
         # durations
         ("timeouts: {task: 30}", 20, "spec.timeouts.task has no unit", "Write 30s for seconds or 30m for minutes."),
         ("timeouts: {wave: soon}", 20, "spec.timeouts.wave must be a duration between 1s and 3650d", "90s, 30m, 2h"),
@@ -148,6 +152,12 @@ spec:
         ("inventory: -i", 14, "spec.inventory begins with '-'", "rename"),
         ("inventory: [a, 3]", 18, "spec.inventory[1] must be text, not 3", 'Put it in quotes: "3"'),
         ("inventory: 3", 14, "spec.inventory must be a path or a list of paths", "inventory/hosts.yml"),
+        (
+            f"inventory: {'p' * 401}",
+            14,
+            "spec.inventory has 401 characters; a path has 400 at most",
+            "Move the file up",
+        ),
         ('inventory: ""', 14, "spec.inventory is empty", "relative to the root"),
         # variables
         (

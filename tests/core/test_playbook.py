@@ -51,6 +51,27 @@ def test_a_file_that_would_cost_more_than_it_is_worth_is_refused(text: str, said
     assert inspect(site_yml="- hosts: all\n  tasks: [import_tasks: t.yml]\n", t_yml=text).warnings == ()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        '!!int ""',
+        '!!float ""',
+        '!!bool ""',
+        "!!timestamp soon",
+        "0001-01-01 00:00:00 +23:59",
+        ":".join("1" * 400) + ".5",
+    ],
+    ids=["int", "float", "bool", "timestamp", "time", "minutes"],
+)
+def test_a_value_that_pyyaml_stumbles_over_is_none_of_ours(value: str) -> None:
+    assert inspect(site_yml=f"- hosts: all\n  vars: {{a: {value}}}\n  serial: 1\n").warnings != ()
+
+
+def test_a_mapping_that_is_none_is_refused() -> None:
+    with pytest.raises(Refused, match="this is no mapping"):
+        inspect(site_yml="- hosts: all\n  vars: !!map [a]\n")
+
+
 def test_an_alias_that_is_written_once_and_used_twice_is_fine() -> None:
     facts = inspect(
         site_yml="- hosts: all\n  tasks: &t\n    - ping:\n      run_once: true\n- hosts: all\n  tasks: *t\n"

@@ -116,10 +116,9 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
         "metadata.labels.tier must be text",
         'quotes: "1"',
     ),
-    "reserved: retry": (with_field("retry: {attempts: 3}"), "9:3", "spec.retry", "come with a later version"),
     "reserved: schedule": (with_field("schedule: daily"), "9:3", "spec.schedule", "come with a later version"),
     "reserved: approval": (with_field("approval: {}"), "9:3", "spec.approval", "come with a later version"),
-    "reserved: run deadline": (with_field("timeouts:\n    run: 3h"), "10:5", "spec.timeouts.run", "later version"),
+    "retry too often": (with_field("retry:\n    limit: 1000"), "10:12", "must be at most 100", ""),
 }
 
 

@@ -6,14 +6,16 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from reconciler.core.facts import Commit
+import pytest
+
+from reconciler.core.facts import Commit, JobKey
 from reconciler.core.plans import Blocked
 from reconciler.core.reasons import Reason
 from reconciler.core.report import report_source, report_unread_source
 from reconciler.core.status import Condition, ConditionType, SourceStatus
 from reconciler.core.views import commit_view
 from tests import status_linter
-from tests.builders import COMMIT, COMMIT_REVISION, NOON, REVISION, manifest_record
+from tests.builders import COMMIT, COMMIT_REVISION, JOB, NOON, OTHER_JOB, REVISION, manifest_record
 
 MINUTE = timedelta(minutes=1)
 SIGNED = replace(COMMIT, signer="ada@example.org")
@@ -25,9 +27,9 @@ def read(
     commit: Commit | None = COMMIT, previous: SourceStatus | None = None, later: timedelta = timedelta(), **fields: Any
 ) -> SourceStatus:
     revision = REVISION if commit is None else COMMIT_REVISION
-    facts = {"held": (), "empty": False, "notes": (), **fields}
-    held, now = facts.pop("held"), NOON + later
-    said = report_source("default", revision, commit, [manifest_record()], (), held, previous, now, **facts)
+    facts = {"staying": (), "empty": False, "notes": (), "records": [manifest_record()], **fields}
+    staying, records, now = facts.pop("staying"), facts.pop("records"), NOON + later
+    said = report_source("default", revision, commit, records, (), staying, previous, now, **facts)
     status_linter.check(said, now)
     return said
 
@@ -71,10 +73,10 @@ def test_what_a_person_should_know_of_a_reading_is_told_after_how_it_went() -> N
     notes = ("history was rewritten: 1a2b3c is no part of main any more", "the submodule lib is left out")
     after = "; ".join(notes)
     assert message(read(notes=notes)) == f"read completely; {after}"
-    assert message(read(notes=notes, held=("web",))) == (
+    assert message(read(notes=notes, staying=("web",))) == (
         f"read completely; web not removed: a new file that is invalid may be theirs; {after}"
     )
-    assert message(read(notes=notes, held=("web",), empty=True)) == (
+    assert message(read(notes=notes, staying=("web",), empty=True)) == (
         f"no manifest matches; 1 jobs are held and none is removed; {after}"
     )
 
@@ -120,3 +122,47 @@ def test_a_document_of_an_earlier_version_is_still_read() -> None:
     document = read(None).model_dump(mode="json", by_alias=True)
     del document["status"]["commit"]
     assert SourceStatus.model_validate(document) == read(None)
+
+
+# -- held until somebody says what to make of it ---------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("why", "because"),
+    [
+        (Reason.STATE_LOST, "there are status files of it, and the database knows nothing of it"),
+        (Reason.AWAITING_ADOPTION, "the database has never seen this source, and knows others"),
+    ],
+)
+def test_a_source_that_is_held_is_stalled_and_says_what_to_do(why: Reason, because: str) -> None:
+    waiting = [manifest_record(JOB, held=why), manifest_record(OTHER_JOB, held=why)]
+
+    said = read(records=waiting, held=why, notes=("history was rewritten",))
+
+    ready, stalled = (condition(said, kind) for kind in (ConditionType.READY, ConditionType.STALLED))
+    assert ready is not None
+    assert stalled is not None
+    assert (ready.status, ready.reason, stalled.reason) == ("False", why, why)
+    assert because in stalled.message
+    assert "2 jobs wait (reconciler adopt default --as-done" in stalled.message
+    assert stalled.message.endswith("history was rewritten")
+
+
+def test_only_what_lives_and_is_held_is_counted_as_waiting() -> None:
+    why = Reason.STATE_LOST
+    records = [manifest_record(JOB, held=why), manifest_record(OTHER_JOB)]
+    records += [manifest_record(JobKey("default", "gone"), held=why, removed_at=NOON)]
+
+    stalled = condition(read(records=records, held=why), ConditionType.STALLED)
+
+    assert stalled is not None
+    assert "1 job waits" in stalled.message
+
+
+def test_a_source_that_was_adopted_is_in_order() -> None:
+    before = read(held=Reason.STATE_LOST)
+
+    after = read(previous=before, later=MINUTE)
+
+    assert condition(after, ConditionType.STALLED) is None
+    ready = condition(after, ConditionType.READY)
+    assert ready is not None
+    assert (ready.status, ready.last_transition_time) == ("True", NOON + MINUTE)

@@ -6,12 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reconciler.core.documents import Problem
 from reconciler.core.facts import (
@@ -23,12 +20,10 @@ from reconciler.core.facts import (
     Observed,
     Revision,
     Run,
-    RunError,
     RunStatus,
     RunSummary,
     Slice,
     SliceState,
-    Stop,
 )
 from reconciler.core.failures import MAX_MESSAGE, group_failures
 from reconciler.core.manifest import BatchJobSpec, coverage_digest, work_digest
@@ -517,69 +512,3 @@ def test_a_long_message_is_cut() -> None:
     run = replace(make_run(), children=(make_child(1, FAILED, message="x" * 5000),))
     body = said(make_desired(), Observed(run=run))
     assert len(body.children[0].message) == len(body.failures[0].message) == MAX_MESSAGE
-
-
-# -- every world -----------------------------------------------------------------------------------------------------
-SPECS = tuple(
-    make_spec(suspend=suspend, stopOnFailure=stop, onChange=policy, runOn=run_on)
-    for suspend, stop, policy, run_on in product(
-        (False, True), (False, True), ("Finish", "StopAfterWave", "Cancel"), ([], ["spec"])
-    )
-)
-RUN_REASONS = (None, Reason.SUCCEEDED, Reason.HOSTS_FAILED, Reason.CANCELLED, Reason.SUPERSEDED, Reason.REMOVED)
-
-
-@st.composite
-def worlds(draw: st.DrawFn) -> tuple[Desired, Observed]:
-    """Any job: wanted anyhow, blocked or not, with a run in any state, or none."""
-    hosts = draw(st.integers(0, 12) | st.sampled_from([GONE, AWAY]))
-    removed_at = draw(st.sampled_from([None, None, NOON]))
-    desired = make_desired(draw(st.sampled_from(SPECS)), hosts, removed_at=removed_at)
-    playbooks: tuple[PlaybookFacts | Blocked, ...] = (PlaybookFacts(), PlaybookFacts(prompts=("password",)), GONE, AWAY)
-    digest = draw(st.sampled_from([PLAYBOOK_DIGEST, "another"]))
-    desired = replace(desired, playbook=draw(st.sampled_from(playbooks)), playbook_digest=digest)
-    run = None
-    if draw(st.booleans()):
-        status = draw(st.sampled_from(RunStatus))
-        possible = [s for s in ChildStatus if s.finished or not status.finished]
-        run = make_run(
-            *draw(st.lists(st.sampled_from(possible), max_size=8)),
-            spec=draw(st.sampled_from([desired.spec, make_spec(extraVars={"version": 1}), make_spec(checkMode=True)])),
-            status=status,
-            reason=draw(st.sampled_from(RUN_REASONS)) if status.finished else None,
-            stop=draw(st.sampled_from([None, None, Stop(Reason.CANCELLED, "by kim")])),
-            error=draw(st.sampled_from([None, None, RunError(Reason.PLAYBOOK_BROKEN, "no such module")])),
-        )
-    causes = draw(st.sampled_from([(), (CHANGED,), (Cause(CauseKind.REQUESTED, "now", "asked", NOON),)]))
-    return desired, Observed(causes=causes, run=run)
-
-
-@given(worlds())
-def test_in_every_world_the_conditions_fit_together(world: tuple[Desired, Observed]) -> None:
-    desired, observed = world
-    body = said(desired, observed)
-    kinds = [found.type for found in body.conditions]
-    assert set(Counter(kinds).values()) == {1}, "each kind once"
-    assert {ConditionType.READY, ConditionType.ACCEPTED, ConditionType.UP_TO_DATE} <= set(kinds)
-    assert not {ConditionType.RECONCILING, ConditionType.STALLED} <= set(kinds)
-    if ready(body)[0] == "True":
-        assert not {ConditionType.RECONCILING, ConditionType.STALLED} & set(kinds)
-    if body.phase is Phase.STALLED:
-        assert ConditionType.STALLED in kinds
-    for kind in (ConditionType.RECONCILING, ConditionType.STALLED, ConditionType.SUSPENDED):
-        found = condition(body, kind)
-        assert found is None or found.status == "True"
-    reasons = {str(reason) for reason in Reason}
-    assert all(found.reason in reasons for found in body.conditions)
-
-
-@given(worlds())
-def test_in_every_world_the_status_survives_json(world: tuple[Desired, Observed]) -> None:
-    status = status_of(*world)
-    assert JobStatus.model_validate_json(status.model_dump_json(by_alias=True)) == status
-
-
-@given(worlds())
-def test_the_same_world_is_told_the_same_way(world: tuple[Desired, Observed]) -> None:
-    first = status_of(*world)
-    assert status_of(*world, first, timedelta(hours=1)) == first
