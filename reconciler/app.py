@@ -6,8 +6,8 @@ Parts that only some commands need are imported where they are built: the proces
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING
 
+from reconciler.adapters import statelock
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.local import LocalExecutor
 from reconciler.adapters.store import SqlStore
+from reconciler.adapters.store.database import current_schema
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import SliceId
 from reconciler.core.reasons import Reason
@@ -41,15 +44,17 @@ if TYPE_CHECKING:
     from reconciler.adapters.git.publisher import StatusBranch
     from reconciler.adapters.inventory import AnsibleInventory
     from reconciler.adapters.metrics import MetricsPage, ProcessMetrics
+    from reconciler.adapters.statelock import StateLock
     from reconciler.core.hosts import Inventory
     from reconciler.core.reading import Rejected
     from reconciler.engine.daemon import Daemon
+    from reconciler.engine.leading import Lead, Standby
     from reconciler.engine.preview import Change, Preview
     from reconciler.ports import Sink, Snapshot
-    from reconciler.web import WebServer
+    from reconciler.web import Health, WebServer
 
-PROBES_END = 1.0
-"""Seconds within which whoever only asks whether a daemon runs has let go of its lock."""
+PATIENCE = 5.0
+"""Seconds beyond the term of a lease within which it shows who has it."""
 
 
 def ansible_options(settings: Settings, source: str | None = None) -> AnsibleOptions:
@@ -116,14 +121,25 @@ def open_store(settings: Settings) -> SqlStore:
 
 
 def has_store(settings: Settings) -> bool:
-    """Whether there is a database, of whatever version."""
-    from reconciler.adapters.store.database import path_of
-
-    return path_of(settings.url).exists()
+    """Whether there is a database with a schema, of whatever version. Raises Unavailable if its server can't be asked."""
+    return current_schema(settings.url) is not None
 
 
 def create_store(settings: Settings) -> SqlStore:
-    """The database, made or brought up to date. Raises Unavailable if the state directory can't be made or written."""
+    """The database, made or brought up to date. Raises Unavailable if the state directory can't be made or written, or
+    the database's server is away."""
+    make_state_dir(settings)
+    try:
+        return open_store(settings)
+    except Refused:  # there is none, or not of this version: what can be done about it, a migration knows
+        from reconciler.adapters.store import migrate
+
+        migrate.upgrade(settings.url)
+        return open_store(settings)
+
+
+def make_state_dir(settings: Settings) -> None:
+    """Raises Unavailable if it can't be made or written."""
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError), (settings.state_dir / ".gitignore").open("x") as ignore:
@@ -134,37 +150,13 @@ def create_store(settings: Settings) -> SqlStore:
             f"the state directory {settings.state_dir} can't be made or written: {error.strerror}",
             "give another --state-dir, or see its permissions",
         ) from error
-    try:
-        return open_store(settings)
-    except Refused:  # there is none, or not of this version: what can be done about it, a migration knows
-        from reconciler.adapters.store import migrate
-
-        migrate.upgrade(settings.url)
-        return open_store(settings)
 
 
 @contextmanager
-def only_daemon(settings: Settings) -> Iterator[None]:
+def only_daemon(settings: Settings) -> Iterator[StateLock]:
     """Hold the state directory. Raises Refused, with the process that has it, for a second daemon."""
-    path = settings.state_dir / "daemon.lock"
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        clock, pause = SystemClock(), threading.Event()
-        deadline = clock.monotonic() + PROBES_END
-        while not _locked(lock, fcntl.LOCK_EX):
-            if clock.monotonic() >= deadline:
-                holder = os.pread(lock, 32, 0).decode().strip()
-                raise Refused(
-                    Reason.SETTINGS_INVALID,
-                    f"another daemon (process {holder}) uses {settings.state_dir}",
-                    "stop it, or give this one a --state-dir of its own",
-                )
-            pause.wait(0.05)
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
-        yield
-    finally:
-        os.close(lock)
+    with statelock.hold(settings.state_dir) as lock:
+        yield lock
 
 
 def keep_apart(settings: Settings, root: Path) -> None:
@@ -196,25 +188,19 @@ def keep_to_source(settings: Settings, root: Path) -> None:
 def daemon_runs(settings: Settings) -> bool:
     """Whether one holds the state directory now. Asking changes nothing. Where its lock may not even be read, it is
     somebody else's, and there may be one."""
-    path = settings.state_dir / "daemon.lock"
-    try:
-        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        return not _locked(lock, fcntl.LOCK_SH)
-    finally:
-        os.close(lock)
+    return statelock.is_held(settings.state_dir)
 
 
-def _locked(lock: int, how: int) -> bool:
-    try:
-        fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def daemon_process(settings: Settings) -> int | None:
+    """The process of the one that holds the state directory now; None: there is none. Raises Refused where that may not
+    be asked."""
+    return statelock.process_of(settings.state_dir)
+
+
+def signal_daemon(settings: Settings, number: Signals) -> int | None:
+    """Send a signal to the one that holds the state directory now. Returns its process; None: there is none. Raises
+    Refused."""
+    return statelock.send(settings.state_dir, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +243,7 @@ def preview_of(
     settings: Settings, snapshot: Snapshot, store: SqlStore | None
 ) -> tuple[Sequence[Preview], Sequence[Rejected]]:
     """What would run of one source as it is now."""
+    from reconciler.adapters.statusfile import StatusFiles
     from reconciler.core.facts import Observed
     from reconciler.core.plans import Limits
     from reconciler.engine.catalogue import Catalogue
@@ -271,6 +258,8 @@ def preview_of(
         store.observe if store is not None else lambda _: Observed(),
         store.pending_requests if store is not None else lambda _: (),
         SystemClock().now(),
+        sources=store.sources() if store is not None else {},
+        shown=StatusFiles(settings.state_dir.resolve()),
     )
 
 
@@ -306,10 +295,9 @@ def build_sources(
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A daemon and what it is watched by."""
+    """A daemon that leads, and what it is watched by."""
 
     daemon: Daemon
-    meter: ProcessMetrics
     branches: Sequence[StatusBranch] = ()
 
     def start(self, *, once: bool = False) -> None:
@@ -327,43 +315,109 @@ class Running:
             branch.close(max(0.0, until - SystemClock().monotonic()))
 
 
-def build_daemon(settings: Settings, built: Sequence[BuiltSource], store: SqlStore, config: Path | None) -> Running:
-    """The daemon on these sources, ready to start; on none: it only sees what runs to its end."""
-    from reconciler.adapters.metrics import ProcessMetrics
+class DaemonProcess:
+    """What the process of a daemon keeps from its start to its end, whether it leads meanwhile or waits as a standby."""
+
+    def __init__(self, settings: Settings, store: SqlStore, config: Path | None, lock: StateLock) -> None:
+        from reconciler.adapters.ansible import tidy_up
+        from reconciler.adapters.metrics import ProcessMetrics
+        from reconciler.engine.leading import Former, Leadership
+
+        former = None if lock.former is None else Former(*lock.former)
+        state_dir = settings.state_dir.resolve()
+        self.store = store
+        self.leadership = Leadership(store, f"{socket.gethostname()}:{os.getpid()}", SystemClock(), former)
+        self.executor = LocalExecutor(
+            state_dir / "slices", _worker_command(state_dir, config), dict(os.environ), self._slice_ended, tidy_up
+        )
+        self.meter = ProcessMetrics()
+        self.meter.leads = lambda: self.leadership.leads
+        self._lock = lock
+        self._running: Running | None = None
+
+    def lead_or_give_up(self, given_up: Callable[[], bool] = lambda: False) -> Lead | None:
+        """The lease, once it is this process's; None: another daemon has it and lives, or nobody can tell, or who waits
+        has given up. That takes no longer than a lease that nobody renews."""
+        from reconciler.engine.leading import TERM
+
+        clock, pause = SystemClock(), threading.Event()
+        until = clock.monotonic() + TERM.total_seconds() + PATIENCE
+        while (lead := self.leadership.lead) is None:
+            if self.leadership.rival or given_up() or clock.monotonic() > until:
+                return None
+            pause.wait(0.05)
+        return lead
+
+    def build_standby(self) -> Standby:
+        """What it does while another leads."""
+        from reconciler.engine.leading import Standby
+        from reconciler.engine.settling import Settler
+        from reconciler.engine.slice import Rhythm
+
+        return Standby(Settler(self.store, self.executor, SystemClock(), Rhythm().lease).settle_own)
+
+    def build(self, settings: Settings, built: Sequence[BuiltSource], lead: Lead) -> Running:
+        """The daemon on these sources, ready to start; on none: it only sees what runs to its end. It is the only one of
+        this process: one before it must have been stopped."""
+        self._lock.note(lead.fence, self.leadership.holder)
+        self._running = build_daemon(settings, built, self, lead)
+        return self._running
+
+    def retire(self) -> None:
+        """What was built has been stopped."""
+        self._running = None
+        self.meter.queue = None
+
+    def _slice_ended(self, _: SliceId) -> None:
+        running = self._running
+        if running is not None:
+            running.daemon.slice_ended()
+
+
+@contextmanager
+def daemon_of(settings: Settings, store: SqlStore, config: Path | None) -> Iterator[DaemonProcess]:
+    """Be the daemon of this state directory. Raises Refused, with the process that has it, for a second one."""
+    with only_daemon(settings) as lock:
+        process = DaemonProcess(settings, store, config, lock)
+        process.leadership.start()
+        try:
+            yield process
+        finally:
+            process.leadership.stop()
+
+
+def build_daemon(settings: Settings, built: Sequence[BuiltSource], process: DaemonProcess, lead: Lead) -> Running:
+    """What the process does as long as it leads by this lease."""
+    from reconciler.adapters.disk import nearly_full
     from reconciler.adapters.statusfile import StatusFiles
     from reconciler.core.plans import Limits
     from reconciler.engine.catalogue import Catalogue
     from reconciler.engine.daemon import Daemon, Pace, views
+    from reconciler.engine.leading import LeadersExecutor
     from reconciler.engine.reconcile import Reconciler
     from reconciler.engine.resolve import Resolver
     from reconciler.engine.settling import Settler
     from reconciler.engine.slice import Rhythm
-    from reconciler.engine.sources import SourceKeeper
+    from reconciler.engine.sources import KnownSources, SourceKeeper
 
     clock = SystemClock()
-    state_dir = settings.state_dir.resolve()
-    files = StatusFiles(state_dir)
-    meter = ProcessMetrics(
-        [each.source.name for each in built],
-        [each.source.name for each in built if each.said is not None and each.said.status is not None],
-    )
-    branches = tuple(_status_branches(built, state_dir, meter))
+    store = process.store.fenced(lead.fence)
+    executor = LeadersExecutor(process.executor, lead)
+    files = StatusFiles(settings.state_dir.resolve())
+    branches = tuple(_status_branches(built, settings.state_dir.resolve(), process.meter, lead))
     sinks: tuple[Sink, ...] = (files, *branches)
     limits = Limits(settings.max_running)
+    known_sources = KnownSources(store, [each.source.name for each in built], files)
     keepers = {}
     for each in built:
         catalogue = Catalogue(each.source.name, settings.manifests, settings.max_limit)
-        keepers[each.source.name] = SourceKeeper(each.source, catalogue, store, sinks, clock, interval=each.interval)
-    daemon: Daemon | None = None
-
-    def ended(_: SliceId) -> None:
-        if daemon is not None:
-            daemon.slice_ended()
+        keepers[each.source.name] = SourceKeeper(
+            each.source, catalogue, store, sinks, clock, known_sources, interval=each.interval
+        )
 
     def in_step(source: str, name: str, inventory: Inventory) -> None:
         store.save_servers(source, name, tuple(inventory.hosts.values()))
 
-    executor = LocalExecutor(state_dir / "slices", _worker_command(state_dir, config), dict(os.environ), ended)
     known = views(tuple(keepers.values()))
     settler = Settler(store, executor, clock, Rhythm().lease)
     reconciler = Reconciler(
@@ -384,16 +438,24 @@ def build_daemon(settings: Settings, built: Sequence[BuiltSource], store: SqlSto
         settler,
         keepers,
         clock,
-        meter=meter,
+        meter=process.meter,
         workers=settings.workers,
+        nearly_full=partial(nearly_full, settings.state_dir.resolve(), settings.min_free_bytes),
+        audit_keep=settings.audit.keep,
         pace=Pace(resync=settings.resync),
     )
-    meter.queue = daemon.queue.facts
-    meter.status_write_errors = lambda: files.write_errors
-    return Running(daemon, meter, branches)
+    process.meter.expect(
+        [each.source.name for each in built],
+        [each.source.name for each in built if each.said is not None and each.said.status is not None],
+    )
+    process.meter.queue = daemon.queue.facts
+    process.meter.status_write_errors = lambda: files.write_errors
+    return Running(daemon, branches)
 
 
-def _status_branches(built: Sequence[BuiltSource], state_dir: Path, meter: ProcessMetrics) -> Iterator[StatusBranch]:
+def _status_branches(
+    built: Sequence[BuiltSource], state_dir: Path, meter: ProcessMetrics, lead: Lead
+) -> Iterator[StatusBranch]:
     """What shows the status of those sources in git that want it."""
     from reconciler.adapters.git.publisher import StatusBranch
 
@@ -410,6 +472,7 @@ def _status_branches(built: Sequence[BuiltSource], state_dir: Path, meter: Proce
                 each.said.status.branch,
                 each.said.status.interval,
                 partial(meter.status_pushed, name),
+                lead.check,
             )
 
 
@@ -421,6 +484,15 @@ def _worker_command(state_dir: Path, config: Path | None) -> Callable[[SliceId, 
         return [sys.executable, "-P", "-m", "reconciler.worker", slice_id, str(fence), *options]
 
     return command
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the port shows of a process, whatever it does at the moment. `poke` reads a source at once, and says whether
+    anybody does."""
+
+    health: Callable[[], Health]
+    poke: Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,19 +511,12 @@ class Web:
         self.metrics.stop()
 
 
-def build_web_server(settings: Settings, running: Running, store: SqlStore, built: Sequence[BuiltSource]) -> Web:
+def build_web_server(settings: Settings, process: DaemonProcess, built: Sequence[BuiltSource], shown: Shown) -> Web:
     from reconciler.adapters.metrics import MetricsPage, StoreCollector
-    from reconciler.web import Health, Hook, WebServer, build_web
+    from reconciler.web import Hook, WebServer, build_web
 
-    page = MetricsPage(running.meter, StoreCollector(store, settings.max_running), SystemClock())
-
-    def health() -> Health:
-        try:
-            store.ping()
-        except Unavailable as error:
-            return Health((str(error),))
-        return Health(tuple(running.daemon.problems()))
-
+    collector = StoreCollector(process.store, settings.max_running)
+    page = MetricsPage(process.meter, collector, SystemClock(), lambda: process.leadership.leads)
     secrets = {each.source.name: each.hook_secret for each in built if each.hook_secret is not None}
-    hooks = {name: Hook(secret, partial(running.daemon.poke, name)) for name, secret in secrets.items()}
-    return Web(WebServer(build_web(page.page, health, hooks), settings.http.listen), page)
+    hooks = {name: Hook(secret, partial(shown.poke, name)) for name, secret in secrets.items()}
+    return Web(WebServer(build_web(page.page, shown.health, hooks), settings.http.listen), page)

@@ -170,6 +170,15 @@ class GitSettings(_Section):
     max_bytes: int = Field(4 << 30, ge=1, description="Largest size of a checkout, in bytes.")
 
 
+class AuditSettings(_Section):
+    """What is kept to be asked about later."""
+
+    keep: Duration = Field(
+        timedelta(days=400),
+        description="How long runs, what happened to their hosts, causes and requests are kept; a job's latest run stays.",
+    )
+
+
 class SourceSettings(_Section):
     """Bounds of a directory as source."""
 
@@ -189,7 +198,11 @@ class Settings(BaseSettings):
     )
 
     state_dir: Path = Field(Path(".reconciler"), description="Where the database, status files and snapshots live.")
-    database_url: SecretStr | None = Field(None, description="SQLAlchemy URL. Default: SQLite in the state directory.")
+    database_url: SecretStr | None = Field(
+        None,
+        description="The database: sqlite:////path, postgresql://user:password@host/name or mysql://user:password@host/name. "
+        "Default: SQLite in the state directory.",
+    )
     manifests: tuple[str, ...] = Field(
         ("jobs/**/*.yaml", "jobs/**/*.yml"), description="Globs of the files of a source that are manifests."
     )
@@ -200,10 +213,21 @@ class Settings(BaseSettings):
         timedelta(seconds=60), description="How often a source is read though nothing was noticed."
     )
     status_children: int = Field(200, ge=1, description="Children listed in a status file; the database has all.")
+    max_log_bytes: int = Field(
+        10 << 20,
+        ge=1 << 10,
+        description="Largest log of one host in one attempt, in bytes; of a longer one the middle is left out, and that is marked.",
+    )
+    min_free_bytes: int = Field(
+        200 << 20,
+        ge=0,
+        description="Less than so many bytes free on the disk of the state directory count as nearly full: /readyz and the log say so. 0: never.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the log tells.")
     ansible: AnsibleSettings = Field(AnsibleSettings(), description="How Ansible is started.")
     inventory: InventorySettings = Field(InventorySettings(), description="Where hosts come from.")
     http: HttpSettings = Field(HttpSettings(), description="The daemon's own port.")
+    audit: AuditSettings = Field(AuditSettings(), description="What is kept to be asked about later.")
     source: SourceSettings = Field(SourceSettings(), description="Bounds of a directory as source.")
     git: GitSettings = Field(GitSettings(), description="What holds for every git source.")
     sources: tuple[GitSourceSettings, ...] = Field(
@@ -338,8 +362,9 @@ def load_settings(config: Path | None, **flags: Any) -> Settings:
         variables = " or ".join(sorted(_no_json()))
         message = f"{variables} in the environment can't be read: a list is JSON there"
         raise Refused(Reason.SETTINGS_INVALID, message, """for example '["one", "two"]'""") from error
-    except ValueError as error:
-        raise Refused(Reason.SETTINGS_INVALID, f"{file}: {error}", "it must be TOML") from error
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Refused(Reason.SETTINGS_INVALID, f"{file}: {why}", "it must be TOML") from error
 
 
 def _no_json() -> Iterator[str]:

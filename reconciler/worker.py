@@ -14,15 +14,15 @@ from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.local import SliceFolder
 from reconciler.adapters.processes import MARK
 from reconciler.adapters.snapshots import snapshot_tree
-from reconciler.adapters.store import SqlStore
+from reconciler.adapters.store import SCHEMAS_OF_SLICES, SqlStore
 from reconciler.app import ansible_options
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import ReconcilerError, Unavailable
 from reconciler.core.facts import Revision, SliceId
 from reconciler.core.manifest import Timeouts
 from reconciler.core.reasons import Reason
 from reconciler.engine.slice import SliceProcess
 from reconciler.ports import SliceWork
-from reconciler.settings import load_settings
+from reconciler.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path)
     given = parser.parse_args(arguments)
     logging.basicConfig(format=f"%(asctime)s %(levelname)s {given.slice}: %(message)s")
-    settings = load_settings(given.config, state_dir=given.state_dir)
+    try:
+        return run(SliceId(given.slice), given.fence, load_settings(given.config, state_dir=given.state_dir))
+    except ReconcilerError as error:  # nothing was begun: whoever misses this process starts another
+        log.error("it can't begin: %s", error)
+        return 3
+
+
+def run(slice_id: SliceId, fence: int, settings: Settings) -> int:
+    """What `main` returns."""
     state_dir = settings.state_dir.resolve()
     clock = SystemClock()
 
@@ -46,13 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise Unavailable(Reason.SOURCE_UNAVAILABLE, f"the copy of {source} at {revision} is not there")
         return tree
 
-    folder = SliceFolder(state_dir / "slices", SliceId(given.slice))
+    folder = SliceFolder(state_dir / "slices", slice_id)
     held = folder.hold()
     if held is None:
         log.warning("another process has it")
         return 3
     with held:
-        store = SqlStore(settings.url, clock)
+        store = SqlStore(settings.url, clock, SCHEMAS_OF_SLICES)
 
         def timeouts(work: SliceWork) -> Timeouts:
             record = store.manifest(work.key)
@@ -66,9 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
             project,
             timeouts=timeouts,
             mark=os.environ.get(MARK),
+            max_log_bytes=settings.max_log_bytes,
         )
         owner = f"{socket.gethostname()}:{os.getpid()}"
-        recorded = process.run(SliceId(given.slice), given.fence, owner, folder.ansible)
+        recorded = process.run(slice_id, fence, owner, held.place, folder.ansible)
         if recorded:
             folder.remove()
     return 0 if recorded else 3

@@ -86,6 +86,7 @@ def manifest_record(
     seen_at: datetime = NOON,
     rejected: Problem | None = None,
     removed_at: datetime | None = None,
+    held: Reason | None = None,
 ) -> ManifestRecord:
     spec = spec or make_spec()
     return ManifestRecord(
@@ -103,6 +104,7 @@ def manifest_record(
         seen_at=seen_at,
         rejected=rejected,
         removed_at=removed_at,
+        held=held,
     )
 
 
@@ -113,8 +115,10 @@ def new_cause(
     kind: CauseKind = CauseKind.SPEC_CHANGED,
     message: str = "the work fields changed",
     hosts: tuple[str, ...] = (),
+    retry_of: str | None = None,
+    pinned: Revision | None = None,
 ) -> NewCause:
-    return NewCause(key, kind, cause, message, hosts)
+    return NewCause(key, kind, cause, message, hosts, retry_of, pinned)
 
 
 def make_new_run(
@@ -182,5 +186,6 @@ def make_request(
     by: str = "kim",
     reason: str = "",
     at: datetime = NOON,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Request:
-    return Request(request_id, kind, key, run, by, reason, at)
+    return Request(request_id, kind, key, run, by, reason, at, arguments=arguments or {})

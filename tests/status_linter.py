@@ -24,7 +24,8 @@ UNSUCCESSFUL = frozenset(status.value for status in ChildStatus if status.unsucc
 OPEN = {"pending": "Pending", "running": "Running"}
 """What the phase is while a run is in progress."""
 AFTER = {"Succeeded": {"success"}, "Failed": {"failed", "success"}, "Cancelled": {"cancelled"}}
-"""How the latest run of a phase ended. Failed after a success: that run was for some hosts only, and others failed before."""
+"""How the latest run of a phase ended. Failed after a success: that run was for some hosts only, and others failed before.
+One that tried hosts again says little of the whole: it is told by all of their outcomes."""
 ONLY_WHILE_TRUE = frozenset({"Reconciling", "Stalled", "Suspended"})
 
 
@@ -113,7 +114,7 @@ def _phase(status: Document) -> Iterator[str]:
         yield f"the phase is {phase} while a run is {how}"
     if phase == "Running" and how != "running":
         yield f"the phase is Running and the run {how}"
-    if phase in AFTER and how not in AFTER[phase]:
+    if phase in AFTER and how not in AFTER[phase] and not _tries_again(status):
         yield f"the phase is {phase} and the run {how}"
     if phase == "Invalid" and _state(status, "Accepted") != "False":
         yield "the phase is Invalid of something that is accepted"
@@ -170,12 +171,17 @@ def _run(status: Document, now: datetime) -> Iterator[str]:
     unfinished = status["hosts"]["pending"] + status["hosts"]["running"]
     if ended and unfinished:
         yield f"the run has ended and {unfinished} hosts have not"
-    if run["status"] == "success" and any(status["hosts"][each] for each in UNSUCCESSFUL):
+    if run["status"] == "success" and not _tries_again(status) and any(status["hosts"][each] for each in UNSUCCESSFUL):
         yield "the run succeeded, and hosts did not"
     if run["waitsFor"] is not None and _state(status, "Reconciling") is None:
         yield f"it waits for {run['waitsFor']} and nothing says so"
     if run["waves"] < len(status["waves"]):
         yield f"the run has {run['waves']} waves and {len(status['waves'])} were started"
+
+
+def _tries_again(status: Document) -> bool:
+    """Whether the run has some hosts of an earlier one only."""
+    return status["run"] is not None and status["run"]["retryOf"] is not None
 
 
 def _order(name: str, moments: Sequence[str | None], now: datetime) -> Iterator[str]:

@@ -78,6 +78,12 @@ def test_what_is_in_force_is_shown_without_passwords(monkeypatch: pytest.MonkeyP
     assert "s3cret" not in done.output + repr(load_settings(None))
 
 
+def test_a_file_of_brackets_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "reconciler.toml").write_text("manifests = " + "[" * 5000)
+    with pytest.raises(Refused, match="nested too deeply"):
+        load_settings(None)
+
+
 def test_a_log_level_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECONCILER_LOG_LEVEL", "loud")
     with pytest.raises(Refused, match="setting log_level: Input should be 'debug', 'info', 'warning' or 'error'"):

@@ -45,6 +45,12 @@ MOST_KEPT = 256
 PAUSE_AFTER_ERROR = 5.0
 """Seconds for which an error is told again, so that a thousand manifests don't start a thousand readings that fail."""
 
+LONGEST_NAME = 253
+"""Characters of a host's name, and of its address, as DNS has them."""
+
+LONGEST_KEY = 700
+"""Characters of a host_key; of a longer one its digest is the key."""
+
 _FORMAT = 2
 _NOT_REAL_GROUPS = frozenset({"all", "ungrouped"})
 _PLUGIN_KEY = re.compile(rb"""^\s*\{?\s*["']?plugin["']?\s*:""", re.MULTILINE)
@@ -321,6 +327,12 @@ class AnsibleInventory:
                 "mend it: names are written to files, a line each",
             )
         address = text("ansible_host", "ansible_ssh_host").strip("[]") or name
+        if max(len(name), len(address)) > LONGEST_NAME:
+            raise Unavailable(
+                Reason.INVENTORY_UNREADABLE,
+                f"{', '.join(question.paths)}: the name or the address of {name[:40]!r} is too long",
+                f"mend it: no host has one of more than {LONGEST_NAME} characters",
+            )
         connection = text("ansible_connection") or question.connection
         if identity := text("reconciler_host_id"):
             host_key = identity
@@ -329,6 +341,8 @@ class AnsibleInventory:
         else:
             host_key = f"{address.lower()}:{text('ansible_port', 'ansible_ssh_port') or question.port}"
         tags = variables.get(self._options.tags_variable, variables.get("tags"))
+        if len(host_key) > LONGEST_KEY:
+            host_key = hashlib.sha256(host_key.encode("utf-8", "replace")).hexdigest()
         return Host(name, address, host_key, frozenset(_tags(tags)))
 
 

@@ -7,6 +7,10 @@
 
 The process is in a session of its own, so that it outlives the daemon, and carries the mark by which it and all its
 descendants are found again.
+
+Where the process of a slice is, its place says: machine since its start, namespace of processes, and folder. Whoever is
+in the same machine and namespace can ask there, whatever its own folder is; another machine can't be asked. The lock has
+the place written in it, so that a folder knows its own slices again after a restart of the machine or in another place.
 """
 
 from __future__ import annotations
@@ -22,24 +26,44 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from reconciler.adapters.processes import MARK, end_slice
+from pydantic import TypeAdapter
+
+from reconciler.adapters.processes import MARK, PATIENCE, end_slice
 from reconciler.core.errors import Unavailable
-from reconciler.core.facts import ChildStatus, HostOutcome, RunError, SliceId, TaskCounts
+from reconciler.core.facts import SliceId
 from reconciler.core.reasons import Reason
 from reconciler.ports import Liveness, PlaybookResult, Spool, SpooledLine
 
 LAST_WORDS = 400
 """Bytes of a process's output that are shown."""
 
+LONG_ENOUGH = PATIENCE + 2.0
+"""Seconds that who ends a slice waits for it, the first time."""
+
+AGAIN = 5.0
+"""Seconds between two tries to end what could not be ended."""
+
+
+def place_of(slices: Path) -> str:
+    """Where processes of slices are that use this folder."""
+    return f"{_here()}:{slices}"
+
+
+def _here() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"local:{boot}:{Path('/proc/self/ns/pid').readlink()}"
+
 
 class SliceFolder:
     """The folder of one slice, as its process writes it and the daemon reads it."""
 
     def __init__(self, slices: Path, slice_id: SliceId) -> None:
+        self.slices = slices
         self.path = slices / slice_id
         self.ansible = self.path / "ansible"
         self._lock = self.path / "lock"
@@ -68,12 +92,19 @@ class SliceFolder:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return HeldSlice(lock, self._spool)
+                return HeldSlice(lock, self._spool, place_of(self.slices))
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     os.close(lock)
                     return None
                 time.sleep(0.02)
+
+    def place(self) -> str | None:
+        """Where the process was that held it last; None if nobody did."""
+        try:
+            return self._lock.read_text(encoding="utf-8") or None
+        except FileNotFoundError:
+            return None
 
     def spool(self) -> Spool | None:
         """What was written down; a line that was cut off, by a crash or a full disk, is left out."""
@@ -85,13 +116,13 @@ class SliceFolder:
         result: PlaybookResult | None = None
         for row in text.split("\n")[:-1]:
             try:
-                entry: dict[str, Any] = json.loads(row)
-            except ValueError:  # what else is there still counts: to fail here would keep the hosts locked for ever
-                continue
-            if "outcomes" in entry:
-                result = _result_from_json(entry)
+                entry = _entry().validate_python(json.loads(row))
+            except (ValueError, RecursionError):
+                continue  # what else is there still counts: to fail here would keep the hosts locked for ever
+            if isinstance(entry, PlaybookResult):
+                result = entry
             else:
-                lines.append(SpooledLine(entry["sequence"], entry["host"], entry["text"]))
+                lines.append(entry)
         return Spool(tuple(lines), result)
 
     def last_words(self) -> str:
@@ -110,10 +141,14 @@ class SliceFolder:
 
 
 class HeldSlice:
-    """The lock and the open spool of the process that runs a slice."""
+    """The lock and the open spool of the process that runs a slice. `place` is where that is."""
 
-    def __init__(self, lock: int, spool: Path) -> None:
+    def __init__(self, lock: int, spool: Path, place: str) -> None:
+        self.place = place
         self._lock = lock
+        with contextlib.suppress(OSError):  # a full disk costs the knowledge whose slice it was, and no more
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, place.encode(), 0)
         self._file = spool.open("a", encoding="utf-8", buffering=1)
 
     def line(self, line: SpooledLine) -> None:
@@ -137,9 +172,34 @@ class HeldSlice:
         os.close(self._lock)
 
 
+class _Ending:
+    """Ends all processes with a mark, and tidies up after them, in a thread of its own: what hangs in the kernel keeps
+    nobody waiting. `ended` is called if it took longer than whoever began it waits."""
+
+    def __init__(self, mark: str, tidy: Callable[[], None], ended: Callable[[], None]) -> None:
+        self.over = threading.Event()
+        self._mark = mark
+        self._tidy = tidy
+        self._ended = ended
+        threading.Thread(target=self._run, name="ending", daemon=True).start()
+
+    def _run(self) -> None:
+        begun = time.monotonic()
+        ended = end_slice(self._mark, PATIENCE)
+        while not ended:
+            time.sleep(AGAIN)
+            ended = end_slice(self._mark, patience=0)
+        try:
+            self._tidy()
+        finally:
+            self.over.set()
+        if time.monotonic() - begun > LONG_ENOUGH:
+            self._ended()
+
+
 class LocalExecutor:
     """Starts `reconciler worker` processes here. `ended` is called, from a thread of its own, when one that this
-    executor started is over."""
+    executor started is over. `tidy` sees to what a playbook left in the folder that its runner had (SliceFolder.ansible)."""
 
     def __init__(
         self,
@@ -147,13 +207,16 @@ class LocalExecutor:
         command: Callable[[SliceId, int], Sequence[str]],
         environment: Mapping[str, str],
         ended: Callable[[SliceId], None],
+        tidy: Callable[[Path], None],
     ) -> None:
         self._slices = slices
         self._command = command
         self._environment = environment
         self._ended = ended
+        self._tidy = tidy
         self._lock = threading.Lock()
         self._started: dict[tuple[SliceId, int], subprocess.Popen[bytes]] = {}
+        self._endings: dict[str, _Ending] = {}
 
     def start(self, slice_id: SliceId, fence: int) -> None:
         with self._lock:
@@ -186,27 +249,61 @@ class LocalExecutor:
             self.forget(slice_id)
         self._ended(slice_id)
 
-    def _mark(self, slice_id: SliceId, fence: int) -> str:
+    def _mark(self, slice_id: SliceId, fence: int, place: str | None = None) -> str:
         """The folder makes it one of this executor: another daemon, with a state of its own, may have the same job."""
-        return f"{slice_id}:{fence}:{self._slices}"
+        return f"{slice_id}:{fence}:{self._slices if place is None else _folder_in(place)}"
 
-    def liveness(self, slice_id: SliceId, fence: int) -> Liveness:
+    def _find(self, slice_id: SliceId, place: str | None) -> SliceFolder | None:
+        """What is known of a slice at this place; None if it can't be asked from here."""
+        own = SliceFolder(self._slices, slice_id)
+        if place is None or own.place() == place:
+            return own
+        if not place.startswith(f"{_here()}:"):
+            return None
+        folder = SliceFolder(_folder_in(place), slice_id)
+        try:
+            folder.held()
+        except PermissionError:  # its daemon is somebody else's, and so are its processes
+            return None
+        return folder
+
+    def liveness(self, slice_id: SliceId, fence: int, place: str | None = None) -> Liveness:
+        folder = self._find(slice_id, place)
+        if folder is None:
+            return Liveness.UNREACHABLE
         with self._lock:
-            process = self._started.get((slice_id, fence))
+            process = self._started.get((slice_id, fence)) if folder.slices == self._slices else None
+            ending = self._endings.get(self._mark(slice_id, fence, place))
+        if ending is not None and not ending.over.is_set():
+            return Liveness.UNREACHABLE
         # A daemon that was killed may have started one as well, and that one may be the one that got the slice.
-        if (process is not None and process.poll() is None) or SliceFolder(self._slices, slice_id).held():
+        if (process is not None and process.poll() is None) or folder.held():
             return Liveness.ALIVE
-        return Liveness.ABSENT if process is None else Liveness.GONE
+        known = process is not None or (place is not None and folder.place() == place)
+        return Liveness.GONE if known else Liveness.ABSENT
 
-    def kill(self, slice_id: SliceId, fence: int) -> Liveness:
-        end_slice(self._mark(slice_id, fence))
+    def kill(self, slice_id: SliceId, fence: int, place: str | None = None) -> Liveness:
+        folder = self._find(slice_id, place)
+        if folder is None:
+            return Liveness.UNREACHABLE
+        mark = self._mark(slice_id, fence, place)
+        with self._lock:
+            begun = self._endings.get(mark)
+            tidy, ended = partial(self._tidy, folder.ansible), partial(self._ended, slice_id)
+            ending = self._endings[mark] = begun or _Ending(mark, tidy, ended)
+        if not ending.over.wait(LONG_ENOUGH if begun is None else 0):
+            return Liveness.UNREACHABLE
+        with self._lock:
+            self._endings.pop(mark, None)
         return Liveness.GONE
 
-    def recover(self, slice_id: SliceId) -> Spool | None:
-        return SliceFolder(self._slices, slice_id).spool()
+    def recover(self, slice_id: SliceId, place: str | None = None) -> Spool | None:
+        folder = self._find(slice_id, place)
+        return None if folder is None else folder.spool()
 
-    def last_words(self, slice_id: SliceId) -> str:
-        return SliceFolder(self._slices, slice_id).last_words()
+    def last_words(self, slice_id: SliceId, place: str | None = None) -> str:
+        folder = self._find(slice_id, place)
+        return "" if folder is None else folder.last_words()
 
     def kept(self) -> frozenset[SliceId]:
         folders = {SliceId(path.name) for path in self._slices.iterdir()} if self._slices.is_dir() else set()
@@ -219,8 +316,12 @@ class LocalExecutor:
             return
         folder.remove()
         with self._lock:
-            for known in [known for known in self._started if known[0] == slice_id]:
-                del self._started[known]
+            self._started = {known: it for known, it in self._started.items() if known[0] != slice_id}
+            self._endings = {mark: it for mark, it in self._endings.items() if not mark.startswith(f"{slice_id}:")}
+
+
+def _folder_in(place: str) -> Path:
+    return Path(f"/{place.partition(':/')[2]}")
 
 
 def _instant(value: object) -> str:
@@ -229,25 +330,7 @@ def _instant(value: object) -> str:
     raise TypeError(type(value).__name__)
 
 
-def _result_from_json(entry: Mapping[str, Any]) -> PlaybookResult:
-    error = entry["error"]
-    return PlaybookResult(
-        tuple(_outcome_from_json(outcome) for outcome in entry["outcomes"]),
-        None if error is None else RunError(Reason(error["reason"]), error["message"], error["hint"]),
-    )
-
-
-def _outcome_from_json(entry: Mapping[str, Any]) -> HostOutcome:
-    def instant(text: str | None) -> datetime | None:
-        return None if text is None else datetime.fromisoformat(text)
-
-    return HostOutcome(
-        host=entry["host"],
-        status=ChildStatus(entry["status"]),
-        reason=None if entry["reason"] is None else Reason(entry["reason"]),
-        message=entry["message"],
-        task=entry["task"],
-        counts=TaskCounts(**entry["counts"]),
-        started_at=instant(entry["started_at"]),
-        finished_at=instant(entry["finished_at"]),
-    )
+@cache
+def _entry() -> TypeAdapter[SpooledLine | PlaybookResult]:
+    """What a line of a spool is read as. Made when it is needed: a process that runs a slice only writes."""
+    return TypeAdapter(SpooledLine | PlaybookResult)

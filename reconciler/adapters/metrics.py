@@ -337,12 +337,12 @@ class QueueReading(Protocol):
 
 
 class ProcessMetrics(Collector):
-    """Counts what this process does (a Meter), and reads the rest where it is kept. `sources` are the names of those
-    that it reads, `shown` of those whose status is pushed: their series are there before the first reading, so that an
-    alert on `error` sees it go up."""
+    """Counts what this process does (a Meter), and reads the rest where it is kept. What is None is not there now: a
+    standby has no queue."""
 
-    def __init__(self, sources: Iterable[str] = (), shown: Iterable[str] = ()) -> None:
+    def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here
+        self.leads: Callable[[], bool] | None = None
         self.queue: Callable[[], QueueReading] | None = None
         self.status_write_errors: Callable[[], int] | None = None
         self._looks = _counter("reconcile_total")
@@ -351,6 +351,10 @@ class ProcessMetrics(Collector):
         self._syncs = _counter("source_sync_total")
         self._sync_seconds = _live_histogram("source_sync_duration_seconds")
         self._pushes = _counter("source_status_pushes_total")
+
+    def expect(self, sources: Iterable[str], shown: Iterable[str]) -> None:
+        """`sources` are the names of those that it reads, `shown` of those whose status is pushed: their series are there
+        before the first reading, so that an alert on `error` sees it go up."""
         for counter, names in ((self._syncs, sources), (self._pushes, shown)):
             for source in names:
                 for result in ("success", "error"):
@@ -375,7 +379,7 @@ class ProcessMetrics(Collector):
     # -- as a Collector
     def collect(self) -> Iterable[Family]:
         yield _reading("build_info", 1, __version__)
-        yield _reading("leader", 1)
+        yield _reading("leader", self.leads is not None and self.leads())
         if self.queue is not None:
             queue = self.queue()
             yield _reading("queue_depth", queue.depth)
@@ -417,14 +421,16 @@ def _reading(name: str, value: float, *labels: str) -> Family:
 # == The page ========================================================================================================
 class MetricsPage:
     """The exposition as bytes, rendered by a thread of its own. While the store is away, or does not answer, its series
-    are absent: what is not known is not told as if it were news."""
+    are absent: what is not known is not told as if it were news. So they are while another daemon leads, which tells
+    them."""
 
-    def __init__(self, process: Collector, store: Collector, clock: Clock) -> None:
+    def __init__(self, process: Collector, store: Collector, clock: Clock, leads: Callable[[], bool]) -> None:
         self._process = CollectorRegistry(auto_describe=False)
         self._process.register(process)
         self._store = CollectorRegistry(auto_describe=False)
         self._store_collector = store
         self._clock = clock
+        self._leads = leads
         self._rendered = (-math.inf, b"")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_rendering, name="metrics", daemon=True)
@@ -440,11 +446,15 @@ class MetricsPage:
 
     def page(self) -> bytes:
         at, rendered = self._rendered
-        if self._clock.monotonic() - at > OLDEST:  # the store hangs, and the thread that renders with it
+        late = self._clock.monotonic() - at > OLDEST  # the store hangs, and the thread that renders with it
+        if late or not self._leads():
             return generate_latest(self._process)
         return rendered
 
     def render(self) -> None:
+        if not self._leads():
+            self._rendered = (-math.inf, b"")  # nothing of now is shown when it leads
+            return
         at = self._clock.monotonic()
         try:
             stored = generate_latest(self._store)

@@ -3,6 +3,9 @@
 ansible-core moves its workers into sessions of their own, and a parent that was killed leaves its children under PID 1;
 neither a process group nor a parent's list of children has them all. So each process of a slice carries a mark in its
 environment, and what carries the mark, or descends from what carries it, belongs to the slice.
+
+Two kinds can't be ended from here: one that hangs in the kernel, which no signal reaches before that is over, and one
+that became another user's. Nobody waits for those for ever, and nobody calls them ended.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ MARK = "RECONCILER_SLICE"
 
 PATIENCE = 10.0
 """Seconds between TERM and KILL."""
+
+GIVE_UP = 30.0
+"""Seconds after which what is still there is left alone."""
 
 SHORTEST, LONGEST = 0.01, 0.2
 """Seconds between two looks at what is being ended."""
@@ -52,40 +58,43 @@ def descendants(pid: int) -> tuple[psutil.Process, ...]:
         return ()
 
 
-def end(processes: Iterable[psutil.Process], patience: float = PATIENCE) -> None:
-    """TERM them and everything below them, then KILL what is left after `patience` seconds. Returns when none of them
-    runs any more, what they started meanwhile included.
+def end(processes: Iterable[psutil.Process], patience: float = PATIENCE) -> bool:
+    """TERM them and everything below them, then KILL what is left after `patience` seconds. True once none of them runs
+    any more, what they started meanwhile included; False: some can't be ended.
 
-    One that this user may not signal (it became somebody else) is left to the end of its parents. Ended children of
-    this process stay zombies: reaping them is up to whoever started them.
+    Ended children of this process stay zombies: reaping them is up to whoever started them.
     """
     given = frozenset(processes)
-    _end_all(lambda: given, patience)
+    return _end_all(lambda: given, patience)
 
 
-def end_slice(value: str, patience: float = PATIENCE) -> None:
-    """End every process with this mark, and everything below them that has lost it (sudo clears the environment).
+def end_slice(value: str, patience: float = PATIENCE) -> bool:
+    """End every process with this mark, and everything below them that has lost it (sudo clears the environment). True
+    once none runs any more; False: some can't be ended.
 
     This process stays, and so does all that it started itself, unless it is of the slice too: then what is below it is.
     """
     mine = _carries(os.getpid(), value)
-    _end_all(lambda: (*marked(value), *(descendants(os.getpid()) if mine else ())), patience)
+    return _end_all(lambda: (*marked(value), *(descendants(os.getpid()) if mine else ())), patience)
 
 
-def _end_all(search: Callable[[], Collection[psutil.Process]], patience: float) -> None:
+def _end_all(search: Callable[[], Collection[psutil.Process]], patience: float) -> bool:
     """Search until nothing was found twice in a row: one may fork and end between two steps of a search, or start
     another in its place while it is being ended. What was found once is kept in mind, for without its parent nothing
-    may lead to it any more."""
-    deadline = time.monotonic() + patience
+    may lead to it any more. One that belongs to another user may still end with its parents."""
+    begun = time.monotonic()
     known: set[psutil.Process] = set()
     told: set[psutil.Process] = set()
     out_of_reach: set[psutil.Process] = set()
     pause, quiet = SHORTEST, 0
     while quiet < 2:
-        alive = _with_descendants({process for process in {*known, *search()} if _runs(process)}) - out_of_reach
+        alive = _with_descendants({process for process in {*known, *search()} if _runs(process)})
         known |= alive
-        late = time.monotonic() >= deadline
-        for process in alive if late else alive - told:
+        waited = time.monotonic() - begun
+        late = waited >= patience
+        if alive and (waited >= patience + GIVE_UP or (late and alive <= out_of_reach)):
+            return False
+        for process in (alive if late else alive - told) - out_of_reach:
             told.add(process)
             if not _signalled(process.kill if late else process.terminate):
                 out_of_reach.add(process)
@@ -93,6 +102,7 @@ def _end_all(search: Callable[[], Collection[psutil.Process]], patience: float) 
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST)
         quiet = 0 if alive else quiet + 1
+    return True
 
 
 def _with_descendants(processes: set[psutil.Process]) -> set[psutil.Process]:
@@ -103,9 +113,12 @@ def _with_descendants(processes: set[psutil.Process]) -> set[psutil.Process]:
 
 
 def _signalled(signal: Callable[[], None]) -> bool:
+    """False: it belongs to somebody else."""
     try:
         signal()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
         return False
     return True
 

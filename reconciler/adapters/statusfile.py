@@ -10,12 +10,15 @@ import contextlib
 import os
 import secrets
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from reconciler.core.errors import Unavailable
 from reconciler.core.facts import JobKey
+from reconciler.core.reasons import Reason
 from reconciler.core.status import JobStatus, SourceStatus
 
 SOURCE_FILE = "_source.yaml"
@@ -37,6 +40,19 @@ class StatusFiles:
     def write_errors(self) -> int:
         """How often a document could not be written or removed since this process started."""
         return self._errors
+
+    def has_jobs(self, source: str) -> bool:
+        """Raises Unavailable if that can't be told."""
+        folder = self._folder / source
+        with _told_of(folder):
+            documents = [path for path in folder.iterdir() if path.suffix == ".yaml"] if folder.exists() else []
+            return any(path.name != SOURCE_FILE and _was_accepted(path) for path in documents)
+
+    def has_job(self, key: JobKey) -> bool:
+        """Raises Unavailable if that can't be told."""
+        path = self.path_of(key)
+        with _told_of(path):
+            return _was_accepted(path)
 
     def path_of(self, key: JobKey) -> Path:
         return self._folder / key.source / f"{key.name}.yaml"
@@ -90,6 +106,29 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
+
+
+def _was_accepted(path: Path) -> bool:
+    """Whether it is there, and of a manifest that was valid at some time; what nobody can read may have been."""
+    try:
+        document = yaml.load(path.read_bytes(), yaml.CSafeLoader)
+        return bool(document["metadata"]["generation"] != 0)
+    except FileNotFoundError:
+        return False
+    except (yaml.YAMLError, ValueError, TypeError, LookupError):
+        return True
+
+
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            Reason.SOURCE_UNAVAILABLE,
+            f"whether there are status files can't be told: {path}: {error.strerror}",
+            "see its permissions",
+        ) from error
 
 
 def _holds(path: Path, content: bytes) -> bool:

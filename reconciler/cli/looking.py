@@ -1,9 +1,11 @@
-"""Commands that look: status, sources, logs, history. None of them changes anything."""
+"""Commands that look: status, sources, logs, history, audit. None of them changes anything."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -28,18 +30,36 @@ from reconciler.cli.options import (
     status_of,
 )
 from reconciler.core.facts import Child, Commit, JobKey, Run
+from reconciler.core.folding import fold, run_of
+from reconciler.core.manifest import parse_duration
 from reconciler.core.status import ConditionType, JobStatus
 from reconciler.core.views import commit_view
+from reconciler.ports import Request
 from reconciler.settings import Settings
 
-PAST_RUNS = 50
-"""Lines of a history."""
+Since = Annotated[
+    str | None, typer.Option("--since", help="Not before: as 12h or 7d, or a date (UTC). None: the newest 50.")
+]
 
-OF_COMMITS = ("author", "subject")
-"""Columns of a history that one without commits does not have."""
+NEWEST = 50
+"""Lines of a history or an audit that nobody bounds by time."""
+
+MOST = 1000
+"""Lines of one that is."""
+
+MAY_BE_EMPTY = ("author", "subject", "run", "arguments")
+"""Columns that are left out where no line has them, such as those of commits."""
 
 POLL = 0.5
 """Seconds between two looks at the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What `status` has found. `above` are lines about more than one of the jobs."""
+
+    statuses: tuple[JobStatus, ...]
+    above: tuple[str, ...]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,6 +67,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(sources)
     app.command()(logs)
     app.command()(history)
+    app.command()(audit)
 
 
 def status(
@@ -59,26 +80,28 @@ def status(
     """How the batches stand, or one of them with its failures and hosts."""
     with opened(config, state_dir) as (store, settings):
 
-        def found() -> tuple[JobStatus, ...]:
-            return tuple(store.statuses()) if name is None else (status_of(store, name),)
+        def found() -> Seen:
+            statuses = tuple(store.statuses()) if name is None else (status_of(store, name),)
+            return Seen(statuses, _above(store, None if name is None else statuses[0].metadata.source))
 
-        def drawn(statuses: Sequence[JobStatus]) -> RenderableType:
-            return show.overview(statuses) if name is None else show.one(statuses[0])
+        def drawn(seen: Seen) -> RenderableType:
+            below = show.overview(seen.statuses) if name is None else show.one(seen.statuses[0])
+            return show.below(seen.above, below)
 
-        def tell(statuses: Sequence[JobStatus]) -> None:
-            documents = [job.model_dump(mode="json", by_alias=True) for job in statuses]
+        def tell(seen: Seen) -> None:
+            documents = [job.model_dump(mode="json", by_alias=True) for job in seen.statuses]
             if output is show.Format.TABLE:
-                show.out.print(drawn(statuses))
+                show.out.print(drawn(seen))
             else:
                 show.data(documents if name is None else documents[0], output)
 
         try:
             if not watch:
-                tell(statuses := found())
-                _say_if_nobody_goes_on(settings, statuses)
+                tell(seen := found())
+                _say_if_nobody_goes_on(settings, seen.statuses)
             elif output is show.Format.TABLE and show.out.is_terminal:
                 with Live(drawn(found()), console=show.out, auto_refresh=False) as live:
-                    _each_change(found, lambda statuses: live.update(drawn(statuses), refresh=True))
+                    _each_change(found, lambda seen: live.update(drawn(seen), refresh=True))
             else:
                 _each_change(found, tell)
         except KeyboardInterrupt:
@@ -91,8 +114,19 @@ def _say_if_nobody_goes_on(settings: Settings, statuses: Sequence[JobStatus]) ->
         show.err.print("no daemon runs on this state directory: nothing goes on until the next reconciler run")
 
 
-def _each_change(found: Callable[[], tuple[JobStatus, ...]], tell: Callable[[Sequence[JobStatus]], None]) -> None:
-    told: tuple[JobStatus, ...] | None = None
+def _above(store: SqlStore, source: str | None = None) -> tuple[str, ...]:
+    """What people who look at jobs must not overlook: what is paused or held, of all sources or of one."""
+    paused = [str(pause) for pause in store.pauses() if source is None or pause.source in (None, source)]
+    held = [
+        f"source {name} is held ({why}): reconciler adopt {name}, --as-done if it has run before, else --run"
+        for name, why in store.sources().items()
+        if why is not None and source in (None, name)
+    ]
+    return (*paused, *held)
+
+
+def _each_change(found: Callable[[], Seen], tell: Callable[[Seen], None]) -> None:
+    told: Seen | None = None
     while True:
         now = found()
         if now != told:
@@ -108,6 +142,7 @@ def sources(output: Output = show.Format.TABLE, config: Config = None, state_dir
         if output is not show.Format.TABLE:
             show.data([source.model_dump(mode="json", by_alias=True) for source in found], output)
             return
+        show.warn(_above(store))
         for source in found:
             counts = source.status.manifests
             ready = next(c for c in source.status.conditions if c.type is ConditionType.READY)
@@ -136,7 +171,7 @@ def logs(
 ) -> None:
     """A host's log, or the run's."""
     with opened(config, state_dir) as (store, _):
-        run = _run_of(store, name, run_id)
+        run = _run_of(store, name, run_id, host)
         if host is not None and host not in {child.host for child in run.children}:
             complain(f"{run.job_id} has no host {host}")
             raise typer.Exit(USAGE)
@@ -146,11 +181,15 @@ def logs(
             raise typer.Exit(INTERRUPTED) from None
 
 
-def _run_of(store: SqlStore, name: str, run_id: str | None) -> Run:
+def _run_of(store: SqlStore, name: str, run_id: str | None, host: str | None) -> Run:
+    """The run that is named; else the latest, or the one that it tries again and in which the host ended as it stands."""
     if run_id is None:
-        latest = store.observe(key_of(store, name)).run
+        observed = store.observe(key_of(store, name))
+        latest = observed.run
         if latest is not None:
-            return latest
+            child = next((child for child in fold(observed) if child.host == host), None)
+            earlier = None if child is None else store.run(run_of(child))
+            return latest if earlier is None else earlier[1]
         status_of(store, name)
         complain(f"{name} has not run yet")
         raise typer.Exit(CANNOT_TELL)
@@ -203,6 +242,7 @@ def _why_empty(run: Run, host: str | None, attempt: int | None, *, failed: bool)
 def history(
     name: Annotated[str | None, typer.Argument(help="NAME or SOURCE/NAME; may be left out with --host.")] = None,
     host: Annotated[str | None, typer.Option("--host", help="Only this host's part.")] = None,
+    since: Since = None,
     output: Output = show.Format.TABLE,
     config: Config = None,
     state_dir: StateDir = None,
@@ -211,43 +251,100 @@ def history(
     if name is None and host is None:
         complain("name a batch, or a host with --host")
         raise typer.Exit(USAGE)
+    past = Past.of(since)
     with opened(config, state_dir) as (store, _):
-        rows = _host_rows(store, host) if name is None and host is not None else _run_rows(store, name or "", host)
-        if output is not show.Format.TABLE:
-            show.data(rows, output)
-        elif rows:
-            shown = [_cells(row) for row in rows]
-            titles = [title for title in shown[0] if title not in OF_COMMITS or any(cells[title] for cells in shown)]
-            cells_of = [tuple(escape(cells[title]) for title in titles) for cells in shown]
-            show.out.print(show.table([title.upper() for title in titles], cells_of))
+        if name is None and host is not None:
+            rows = _host_rows(store, host, past)
         else:
-            show.err.print("nothing has run there yet" if host is None else f"no run had {host}", markup=False)
+            rows = _run_rows(store, name or "", host, past)
+        _show_rows(rows, past, output, "nothing has run there yet" if host is None else f"no run had {host}")
 
 
-def _run_rows(store: SqlStore, name: str, host: str | None) -> list[dict[str, Any]]:
+def audit(
+    name: Annotated[str | None, typer.Argument(help="NAME or SOURCE/NAME of a batch; none: all, and sources.")] = None,
+    since: Since = None,
+    output: Output = show.Format.TABLE,
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Who asked for what beside the manifests, when and why, and what came of it."""
+    past = Past.of(since)
+    with opened(config, state_dir) as (store, _):
+        key = None
+        if name is not None:
+            status_of(store, name)
+            key = key_of(store, name)
+        rows = [_request_row(request) for request in store.requests(key, past.since, past.limit)]
+        _show_rows(rows, past, output, "nobody has asked for anything")
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """How far back somebody looks: to a time, else only at the newest."""
+
+    since: datetime | None
+
+    @classmethod
+    def of(cls, text: str | None) -> Past:
+        """Ends the command if the text says no time."""
+        if text is None:
+            return cls(None)
+        now = datetime.now(UTC)
+        try:
+            return cls(now - parse_duration(text))
+        except ValueError:
+            pass  # then it is a date
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            complain(f"--since {text} is no time", "as 90m, 12h, 7d, or a date: 2026-11-23, 2026-11-23T10:00Z (UTC)")
+            raise typer.Exit(USAGE) from None
+        return cls(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
+
+    @property
+    def limit(self) -> int:
+        return NEWEST if self.since is None else MOST
+
+
+def _show_rows(rows: Sequence[Mapping[str, Any]], past: Past, output: show.Format, nothing: str) -> None:
+    if output is not show.Format.TABLE:
+        show.data(rows, output)
+    elif rows:
+        shown = [_cells(row) for row in rows]
+        titles = [title for title in shown[0] if title not in MAY_BE_EMPTY or any(cells[title] for cells in shown)]
+        cells_of = [tuple(escape(cells[title]) for title in titles) for cells in shown]
+        show.out.print(show.table([title.upper() for title in titles], cells_of))
+    else:
+        show.err.print(nothing if past.since is None else f"{nothing} since {_utc(past.since)}", markup=False)
+    if len(rows) >= past.limit:
+        hint = " (--since)" if past.since is None else ""
+        show.err.print(f"these are the newest {past.limit}; there may be more{hint}")
+
+
+def _run_rows(store: SqlStore, name: str, host: str | None, past: Past) -> list[dict[str, Any]]:
     status_of(store, name)
     rows = []
-    for past in store.runs(key_of(store, name), PAST_RUNS):
-        own = next((child for child in past.children if child.host == host), None) if host else None
+    for run in store.runs(key_of(store, name), past.limit, past.since):
+        own = next((child for child in run.children if child.host == host), None) if host else None
         if host and own is None:
             continue
         rows.append(
             {
-                "run": past.job_id,
-                "cause": past.cause.value,
-                "because": past.cause_message,
-                "generation": past.generation,
-                "revision": past.revision,
-                "commit": _commit(past.commit),
-                "status": own.status.value if own else past.status.value,
-                "finished": _when(own or past),
-                "message": own.message if own else past.message,
+                "run": run.job_id,
+                "cause": run.cause.value,
+                "because": run.cause_message,
+                "generation": run.generation,
+                "revision": run.revision,
+                "commit": _commit(run.commit),
+                "status": own.status.value if own else run.status.value,
+                "finished": _when(own or run),
+                "message": own.message if own else run.message,
             }
         )
     return rows
 
 
-def _host_rows(store: SqlStore, host: str) -> list[dict[str, Any]]:
+def _host_rows(store: SqlStore, host: str, past: Past) -> list[dict[str, Any]]:
     def row(key: JobKey, child: Child) -> dict[str, Any]:
         return {
             "batch": str(key),
@@ -258,7 +355,22 @@ def _host_rows(store: SqlStore, host: str) -> list[dict[str, Any]]:
             "message": child.message,
         }
 
-    return [row(key, child) for key, child in store.host_history(host, None, PAST_RUNS)]
+    return [row(key, child) for key, child in store.host_history(host, past.since, past.limit)]
+
+
+def _request_row(request: Request) -> dict[str, Any]:
+    return {
+        "when": _utc(request.at),
+        "who": request.by,
+        "what": request.kind.value,
+        "source": request.key.source or None,
+        "name": request.key.name or None,
+        "run": request.run,
+        "arguments": dict(request.arguments),
+        "why": request.reason,
+        "result": request.result,
+        "answered": None if request.answered_at is None else _utc(request.answered_at),
+    }
 
 
 def _commit(commit: Commit | None) -> dict[str, Any] | None:
@@ -278,10 +390,28 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
             case "commit":
                 cells["author"] = "" if value is None else show.author_name(value["author"])
                 cells["subject"] = "" if value is None else value["subject"]
+            case "source":
+                cells["on"] = value or "everything"
+            case "name":
+                cells["on"] += f"/{value}" if value else ""
+            case "arguments":
+                cells[title] = " ".join(f"{key}={_plain(given)}" for key, given in value.items() if given)
+            case "result":
+                cells[title] = "not answered yet" if value is None else value
+            case "answered":
+                pass
             case _:
                 cells[title] = "" if value is None else str(value)
     return cells
 
 
+def _plain(given: Any) -> str:
+    return ",".join(str(each) for each in given) if isinstance(given, list) else str(given)
+
+
+def _utc(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _when(ended: Child | Run) -> str | None:
-    return None if ended.finished_at is None else ended.finished_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None if ended.finished_at is None else _utc(ended.finished_at)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO, cast
 
 import structlog
 import typer
@@ -39,6 +40,21 @@ WorkingTree = Annotated[
 ]
 
 FAILED, USAGE, CHANGES, CANNOT_TELL, INTERRUPTED = 1, 2, 3, 4, 130
+
+
+REASON_MOST = 4000
+"""Characters of a reason that are kept."""
+
+
+def bounded(reason: str) -> str:
+    """Ends the command if the end of it would be lost."""
+    if len(reason) > REASON_MOST:
+        complain(f"--reason has {len(reason)} characters", f"give at most {REASON_MOST}, and a link to the rest")
+        raise typer.Exit(USAGE)
+    return reason
+
+
+Why = Annotated[str, typer.Option("--reason", help="Why; kept for audits.", callback=bounded)]
 
 
 @contextmanager
@@ -140,6 +156,7 @@ def log_to_stderr(settings: Settings, *, quiet: bool) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     if quiet and "log_level" not in settings.model_fields_set:
         level = logging.WARNING
+    log = cast(TextIO, _Log())
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         processors=[
@@ -148,6 +165,18 @@ def log_to_stderr(settings: Settings, *, quiet: bool) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
         ],
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(log),
         cache_logger_on_first_use=False,
     )
+
+
+class _Log:
+    """stderr, for a log: a disk that is full, or a terminal that has gone away, must not end what it would tell of."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()

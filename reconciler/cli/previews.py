@@ -139,6 +139,7 @@ def _data(found: Preview) -> dict[str, Any]:
         "verdict": found.plan.verdict.value,
         "runs": found.runs,
         "causes": [{"kind": cause.kind.value, "message": cause.message} for cause in found.causes],
+        "retries": list(found.plan.retries),
         "waves": [list(wave) for wave in found.plan.waves],
         "blocked": None
         if blocked is None
@@ -211,6 +212,8 @@ def _lines(job: Told) -> Iterator[str]:
     yield f"[bold]{show.name_of(found.key.source, found.key.name)}[/]  {found.plan.verdict}: {_text(found.desired.spec.playbook)}"
     for cause in found.causes:
         yield f"  because {_text(cause.message)} ({cause.kind})"
+    if found.plan.retries:
+        yield f"  tries again: {_text(', '.join(found.plan.retries))}"
     for number, wave in enumerate(found.plan.waves, start=1):
         yield f"  wave {number}: {_text(', '.join(wave))}"
     for what, names in (("joined", job.joined), ("left", job.left)):

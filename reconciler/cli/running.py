@@ -1,18 +1,20 @@
-"""`reconciler run`: the daemon, or everything that is due, once."""
+"""`reconciler run`: the daemon, or everything that is due, once; and `reconciler drain`, which ends it."""
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Callable
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
 
-from reconciler import __version__
 from reconciler import app as parts
+from reconciler.adapters.servicemanager import ServiceManager
 from reconciler.adapters.store import SqlStore
+from reconciler.adapters.store.database import SCHEMAS, current_schema
 from reconciler.cli import show
 from reconciler.cli.asking import who
 from reconciler.cli.options import (
@@ -31,24 +33,24 @@ from reconciler.cli.options import (
     warn_of_uncommitted,
 )
 from reconciler.cli.progress import Progress, progress_to
+from reconciler.cli.serving import LEAVING, POLL, STOPPING, Asked, Serving
+from reconciler.cli.signals import Signals
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.manifest import parse_duration
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, Phase
-from reconciler.settings import load_settings
+from reconciler.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from reconciler.engine.daemon import Daemon
 
+
 log = structlog.get_logger()
-
-STOPPING, LEAVING = 30.0, 1.0
-"""Seconds for looks in progress: whatever is cut off is found again, so that who is in a hurry need not wait."""
-
-POLL = 0.25
-"""Seconds between two looks at what a person wants and what has come of the work."""
 
 
 def add_to(app: typer.Typer) -> None:
     app.command()(run)
+    app.command()(drain)
 
 
 def run(
@@ -64,99 +66,94 @@ def run(
     no path) on the sources of the settings.
 
     Ctrl-C: nothing more is started, and what runs is waited for. Again: what runs is cancelled. A third time, or TERM:
-    end at once; what runs goes on by itself, and the next start finds it again.
+    end at once; what runs goes on by itself, and the next start finds it again. TERM twice: what runs is cancelled, too.
+    HUP: the settings are read again.
     """
+    manager = ServiceManager(os.environ)
     with said():
-        http = {"listen": listen} if listen is not None else None
-        settings = load_settings(config, state_dir=state_dir, http=http)
+        flags = (("state_dir", state_dir), ("http", {"listen": listen} if listen is not None else None))
+        asked = Asked(path, working_tree, config, flags, http=not no_http)
+        settings = asked.settings()
         root = root_of(settings, path)
         log_to_stderr(settings, quiet=once)
         if root is not None:
             parts.keep_apart(settings, root)
             warn_of_uncommitted(root, working_tree=working_tree)
-        store = parts.create_store(settings)
-        interrupts = Interrupts()
-        interrupts.catch()
-        with parts.only_daemon(settings):
-            built = parts.build_sources(settings, root, store, working_tree=working_tree)
-            running = parts.build_daemon(settings, built, store, config)
-            daemon = running.daemon
-            interrupts.at_once = daemon.drain
-            web = None
-            if settings.http.enabled and not no_http and not once:
-                web = parts.build_web_server(settings, running, store, built)
-                web.start()
-            if not once:
-                log.info(
-                    "daemon_started",
-                    version=__version__,
-                    sources=", ".join(str(each) for each in built),
-                    state=str(settings.state_dir),
-                    port="none" if web is None else web.server.port,
-                )
-            with progress_to(show.out if once else None, store) as progress:
-                running.start(once=once)
-                _go_on(daemon, interrupts, progress, once=once)
-            if once and not interrupts.any:
-                daemon.trim()
-            running.stop(LEAVING if interrupts.leave else STOPPING)
-            if web is not None:
-                web.stop()
+        store = _store(settings)
+        signals = Signals()
+        signals.catch()
         if once:
-            _sum_up(store, daemon, interrupted=interrupts.any)
+            _run_once(asked, settings, store, signals)
             return
-        log.info("daemon_stopped")
-        if interrupts.count:
+        signals.catch_hangups()
+        with parts.daemon_of(settings, store, config) as process:
+            Serving(asked, settings, process, signals, manager).run()
+        if signals.interrupts:
             raise typer.Exit(INTERRUPTED)
 
 
-class Interrupts:
-    """What a person at the keyboard, or a service manager, wants of this process."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.terminated = False
-        self.at_once: Callable[[], None] = lambda: None
-        """What a signal does before anybody gets round to heeding it. It interrupts whatever the main thread does."""
-
-    def catch(self) -> None:
-        signal.signal(signal.SIGINT, self._interrupt)
-        signal.signal(signal.SIGTERM, self._terminate)
-
-    @property
-    def any(self) -> bool:
-        return self.terminated or self.count > 0
-
-    @property
-    def leave(self) -> bool:
-        return self.terminated or self.count > 2
-
-    def _interrupt(self, *_: object) -> None:
-        self.count += 1
-        self.at_once()
-
-    def _terminate(self, *_: object) -> None:
-        self.terminated = True
-        self.at_once()
+def _store(settings: Settings) -> SqlStore:
+    """Made or brought up to date, which the log tells: other daemons may be at work on it."""
+    was = current_schema(settings.url)
+    store = parts.create_store(settings)
+    if was not in (None, SCHEMAS[-1]):
+        log.info("database_upgraded", was=was, now=SCHEMAS[-1])
+    return store
 
 
-def _go_on(daemon: Daemon, interrupts: Interrupts, progress: Progress, *, once: bool) -> None:
-    """Until rest (`once`, or after Ctrl-C), or until told to leave."""
+def _run_once(asked: Asked, settings: Settings, store: SqlStore, signals: Signals) -> None:
+    with parts.daemon_of(settings, store, asked.config) as process:
+        root = root_of(settings, asked.path)
+        built = parts.build_sources(settings, root, store, working_tree=asked.working_tree)
+        lead = process.lead_or_give_up(lambda: signals.any)
+        if lead is None:
+            raise _does_not_lead(process, signals)
+        running = process.build(settings, built, lead)
+        daemon = running.daemon
+        signals.at_once = daemon.drain
+        if signals.any:
+            daemon.drain()
+        with progress_to(show.out, store) as progress:
+            running.start(once=True)
+            led = _go_on(daemon, process, lead.fence, signals, progress)
+        if led and not signals.any:
+            daemon.trim()
+        running.stop(LEAVING if signals.leave else STOPPING)
+        if not led:
+            raise _does_not_lead(process, signals)
+    _sum_up(store, daemon, interrupted=signals.any)
+
+
+def _does_not_lead(process: parts.DaemonProcess, signals: Signals) -> typer.Exit:
+    if signals.any:
+        return typer.Exit(INTERRUPTED)
+    leader = process.leadership.leader
+    complain(
+        f"another daemon leads: {leader}" if leader else "who leads could not be seen",
+        "it does what is due: see `reconciler status`" if leader else "see whether the database answers",
+    )
+    return typer.Exit(CANNOT_TELL)
+
+
+def _go_on(daemon: Daemon, process: parts.DaemonProcess, fence: int, signals: Signals, progress: Progress) -> bool:
+    """Until rest, or until told to leave. False: another daemon has come to lead."""
     heeded = 0
-    while not interrupts.leave:
-        if interrupts.count > heeded:
-            heeded = interrupts.count
+    while not signals.leave:
+        if signals.interrupts > heeded:
+            heeded = signals.interrupts
             if heeded == 1:
                 show.err.print("nothing more is started; what runs is waited for (Ctrl-C again cancels it)")
             else:
                 daemon.cancel_everything(who(), "interrupted")
                 show.err.print("what runs is cancelled (Ctrl-C again leaves at once)")
-        if not once and interrupts.count == 0:
-            time.sleep(POLL)
-        elif daemon.rested(POLL):
+        lead = process.leadership.lead
+        if lead is None or lead.fence != fence:
+            return False
+        if daemon.rested(POLL):
             break
         progress.update()
     progress.update()
+    return True
 
 
 def _sum_up(store: SqlStore, daemon: Daemon, *, interrupted: bool) -> None:
@@ -188,3 +185,56 @@ def _in_order(job: JobStatus) -> bool:
     if any(condition.type is ConditionType.RECONCILING for condition in job.status.conditions):
         return False
     return job.status.phase not in (Phase.FAILED, Phase.STALLED, Phase.CANCELLED, Phase.INVALID)
+
+
+def drain(
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Only ask for it.")] = False,
+    timeout: Annotated[str | None, typer.Option("--timeout", help="How long to wait, as 90s, 30m, 2h.")] = None,
+    config: Config = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Have the daemon of this state directory start nothing more, finish what runs, and exit. A standby exits at once.
+    Exit 4 when the time is over: it goes on draining."""
+    try:
+        patience = parse_duration(timeout).total_seconds() if timeout is not None else None
+    except ValueError as error:
+        complain(f"--timeout {timeout}: {error}")
+        raise typer.Exit(USAGE) from error
+    with said():
+        settings = load_settings(config, state_dir=state_dir)
+        pid = parts.signal_daemon(settings, signal.SIGUSR1)
+        if pid is None:
+            show.out.print(f"no daemon runs on {settings.state_dir}", markup=False)
+            return
+        show.out.print(
+            f"the daemon (process {pid}) starts nothing more, and ends when what runs has ended", markup=False
+        )
+        if not no_wait:
+            _wait_for_the_end(settings, pid, patience)
+
+
+def _wait_for_the_end(settings: Settings, pid: int, patience: float | None) -> None:
+    deadline = None if patience is None else time.monotonic() + patience
+    told, store = "", parts.open_store(settings)
+    while parts.daemon_process(settings) == pid:
+        waits_for = _what_runs(store)
+        if waits_for and waits_for != told:
+            told = waits_for
+            show.out.print(f"waits for {waits_for}", markup=False)
+        if deadline is not None and time.monotonic() > deadline:
+            complain("it has not ended yet" + (f": it waits for {told}" if told else ""), "it goes on draining")
+            raise typer.Exit(CANNOT_TELL)
+        time.sleep(POLL)
+    show.out.print("it has ended", markup=False)
+
+
+def _what_runs(store: SqlStore) -> str:
+    """Empty: nothing, or it can't be told now."""
+    try:
+        hosts: Counter[str] = Counter()
+        for part in store.open_slices():
+            key = store.key_of_run(part.run)
+            hosts[show.name_of(key.source, key.name) if key is not None else part.run] += len(part.hosts)
+    except ReconcilerError:
+        return ""
+    return ", ".join(f"{name} ({count} host{'' if count == 1 else 's'})" for name, count in sorted(hosts.items()))

@@ -103,6 +103,16 @@ def name_of(source: str, name: str) -> str:
     return name if source == DEFAULT else f"{source}/{name}"
 
 
+def below(lines: Sequence[str], what: RenderableType) -> Group:
+    """Something, below lines that nobody is to overlook."""
+    return Group(*(Text(line, style="bold yellow") for line in lines), what)
+
+
+def warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        out.print(Text(line, style="bold yellow"))
+
+
 def overview(statuses: Sequence[JobStatus]) -> Table:
     rows = []
     for job in statuses:

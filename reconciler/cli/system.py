@@ -1,4 +1,4 @@
-"""Commands about reconciler itself: db, config, specs, version, and the process of a slice."""
+"""Commands about reconciler itself: config, specs, version, and the process of a slice."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from typing import Annotated
 import typer
 
 from reconciler import __version__
-from reconciler import app as parts
 from reconciler.cli import show
-from reconciler.cli.options import FAILED, Config, StateDir, opened, said
+from reconciler.cli.options import FAILED, Config, StateDir, said
 from reconciler.settings import load_settings
 
-db = typer.Typer(no_args_is_help=True, help="The database.")
 settings_app = typer.Typer(no_args_is_help=True, help="The settings.")
 
 
 def add_to(app: typer.Typer) -> None:
-    app.add_typer(db, name="db")
     app.add_typer(settings_app, name="config")
     app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(worker)
     app.command()(specs)
@@ -37,23 +34,6 @@ def reconciler(
     ] = False,
 ) -> None:
     """GitOps for Ansible batches."""
-
-
-@db.command()
-def upgrade(config: Config = None, state_dir: StateDir = None) -> None:
-    """Make the database, or bring it up to date."""
-    with said():
-        parts.create_store(load_settings(config, state_dir=state_dir)).close()
-        current(config, state_dir)
-
-
-@db.command()
-def current(config: Config = None, state_dir: StateDir = None) -> None:
-    """The schema of the database, and the one of this version."""
-    from reconciler.adapters.store import migrate
-
-    with opened(config, state_dir) as (store, _):
-        show.out.print(f"{migrate.current(store.url)} (this version: {migrate.head()})")
 
 
 @settings_app.command("show")

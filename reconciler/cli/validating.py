@@ -15,7 +15,7 @@ import typer
 from reconciler.cli import show
 from reconciler.cli.options import USAGE, Config, StateDir, said
 from reconciler.core.errors import Refused
-from reconciler.core.planning import unanswered_prompt
+from reconciler.core.opening import unanswered_prompt
 from reconciler.core.plans import Blocked
 from reconciler.core.playbook import Listing, inspect_playbook
 from reconciler.core.reading import Parsed, Rejected, parse_manifests, place_of_field

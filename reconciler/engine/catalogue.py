@@ -7,14 +7,15 @@ transaction, so that a crash decides nothing twice.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from reconciler.core.errors import Refused
-from reconciler.core.facts import CauseKind, JobKey, ManifestRecord, Revision
+from reconciler.core.facts import ASKED_BY_ANNOTATION, CauseKind, JobKey, ManifestRecord, Revision
 from reconciler.core.manifest import (
     BatchJob,
     Problem,
@@ -24,9 +25,16 @@ from reconciler.core.manifest import (
     work_digest,
 )
 from reconciler.core.reading import Parsed, Rejected, parse_manifests
+from reconciler.core.reasons import Reason
 from reconciler.ports import NewCause, Snapshot
 
 Entry = Parsed | Rejected
+
+LONGEST_PATH = 1000
+"""Characters of a manifest's path."""
+
+LONGEST_IN_KEY = 200
+"""Characters of an annotation that stand in the key of its cause as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ class Decision:
     causes: tuple[NewCause, ...]
     rejected: tuple[Rejected, ...]
     """Every rejected document, those of jobs that keep their accepted spec included."""
-    held: tuple[str, ...] = ()
+    staying: tuple[str, ...] = ()
     """Jobs whose manifest is gone, and that are not removed for the moment."""
     empty: bool = False
     """The source has no manifests at all, though it had."""
@@ -68,6 +76,9 @@ class Catalogue:
         return tuple(entry for _, entries in found.values() for entry in entries)
 
     def _parse(self, snapshot: Snapshot, path: str) -> tuple[Entry, ...]:
+        if len(path) > LONGEST_PATH:
+            problem = Problem(path, 1, 1, 1, f"its path has {len(path)} characters", f"use at most {LONGEST_PATH}")
+            return (Rejected(path, 1, None, (problem,)),)
         try:
             return parse_manifests(snapshot.read(path), path, self._max_limit)
         except Refused as error:
@@ -75,9 +86,17 @@ class Catalogue:
             return (Rejected(path, 1, None, (problem,)),)
 
     def decide(
-        self, entries: Sequence[Entry], records: Mapping[str, ManifestRecord], revision: Revision, now: datetime
+        self,
+        entries: Sequence[Entry],
+        records: Mapping[str, ManifestRecord],
+        revision: Revision,
+        now: datetime,
+        *,
+        held: Reason | None = None,
+        lost: Collection[str] = (),
     ) -> Decision:
-        """Compare what the source gives with what was accepted before."""
+        """Compare what the source gives with what was accepted before. `held`: why the whole source is; what is new in it
+        is, too. `lost`: new ones of which something is known all the same; they are held by themselves."""
         entries = _refuse_duplicates(entries)
         given = {entry.job.metadata.name: entry for entry in entries if isinstance(entry, Parsed)}
         rejected = tuple(entry for entry in entries if isinstance(entry, Rejected))
@@ -87,21 +106,21 @@ class Catalogue:
         causes: list[NewCause] = []
         for name, entry in given.items():
             before = records.get(name)
-            after = self._accept(entry, before, revision, now)
+            after = self._accept(entry, before, revision, now, Reason.STATE_LOST if name in lost else held)
             if after != before:
                 changed.append(after)
                 causes += _causes(after, entry.job, before)
 
         unclear = self._rejected_paths(rejected)
         absent = [record for name, record in live.items() if name not in given]
-        held: list[str] = []
+        staying: list[str] = []
         for record in absent:
             problem = _problem_of(record, rejected)
             if problem is not None:
                 if record.rejected != problem:
                     changed.append(replace(record, rejected=problem))
             elif not entries or self._may_be_renamed(record, unclear):
-                held.append(record.key.name)
+                staying.append(record.key.name)
             else:
                 changed.append(replace(record, removed_at=now, rejected=None))
         for record in records.values():  # of one that was removed: whether it is to come back, and can't
@@ -109,12 +128,17 @@ class Catalogue:
                 named = next((entry.first for entry in rejected if entry.name == record.key.name), None)
                 if record.rejected != named:
                     changed.append(replace(record, rejected=named))
-        self._missing_since = {name: self._missing_since.get(name, self._syncs) for name in held}
+        self._missing_since = {name: self._missing_since.get(name, self._syncs) for name in staying}
         self._syncs += 1
-        return Decision(tuple(changed), tuple(causes), rejected, tuple(held), empty=not entries and bool(live))
+        return Decision(tuple(changed), tuple(causes), rejected, tuple(staying), empty=not entries and bool(live))
 
     def _accept(
-        self, entry: Parsed, before: ManifestRecord | None, revision: Revision, now: datetime
+        self,
+        entry: Parsed,
+        before: ManifestRecord | None,
+        revision: Revision,
+        now: datetime,
+        held: Reason | None,
     ) -> ManifestRecord:
         spec, metadata = entry.job.spec, entry.job.metadata
         same = before is not None and before.spec == spec  # then its digests need not be worked out again
@@ -137,6 +161,7 @@ class Catalogue:
             requested_at=entry.job.requested_at,
             revision=before.revision if before is not None and kept else revision,
             seen_at=before.seen_at if before is not None and kept else now,
+            held=before.held if before is not None else held,
         )
 
     def _rejected_paths(self, rejected: Sequence[Rejected]) -> Mapping[str, int]:
@@ -198,8 +223,14 @@ def _causes(record: ManifestRecord, job: BatchJob, before: ManifestRecord | None
     asked = record.requested_at
     if asked is not None and (before is None or before.requested_at != asked):
         message = f"reconciler/requestedAt is {asked}"
-        causes.append(NewCause(record.key, CauseKind.REQUESTED, f"annotation:{asked}", message))
+        causes.append(NewCause(record.key, CauseKind.REQUESTED, _key_of_annotation(asked), message))
     return causes
+
+
+def _key_of_annotation(value: str) -> str:
+    """The value itself, unless it is longer than a key may be."""
+    short = value if len(value) <= LONGEST_IN_KEY else hashlib.sha256(value.encode()).hexdigest()
+    return f"{ASKED_BY_ANNOTATION}{short}"
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

@@ -54,6 +54,9 @@ EVENTS_TTL = timedelta(days=30)
 MAKES_ROOM = frozenset({"SliceFinished", "SliceLost", "RunFinished", "WaveAdmitted"})
 """After these, who waits for hosts or slots may get them: what waited longest, once admitted, reserves none any more."""
 
+OF_SOURCES = {"Paused": "paused", "Resumed": "resumed", "SourceAdopted": "adopted"}
+"""Told of a source, or of everything: all of its jobs are looked at. And what the log calls it."""
+
 GIVE_UP = 4
 """So many failures of a look, or of a start of a slice, one after the other, and who waits for rest waits no longer:
 about 10 to 20 seconds."""
@@ -61,7 +64,7 @@ about 10 to 20 seconds."""
 
 A_BUG = "a bug of reconciler; see its log"
 
-UNTELLABLE = frozenset({Reason.STORE_UNAVAILABLE, Reason.STATUS_NOT_WRITTEN})
+UNTELLABLE = frozenset({Reason.STORE_UNAVAILABLE, Reason.STATUS_NOT_WRITTEN, Reason.NOT_LEADING})
 """A job's status can't tell of these."""
 
 
@@ -81,6 +84,7 @@ signal may drain in the middle of anything, and must take no lock."""
 class FailedLook:
     """A look at a job that could not be finished; it is tried again."""
 
+    reason: Reason
     message: str
     times: int
 
@@ -99,8 +103,15 @@ class Daemon:
         *,
         meter: Meter,
         workers: int,
+        nearly_full: Callable[[], str | None],
+        audit_keep: timedelta,
         pace: Pace = Pace(),
     ) -> None:
+        """`nearly_full`: says so when the disk with the state is. `audit_keep`: how long what ended is kept to be asked
+        about."""
+        self._nearly_full = nearly_full
+        self._told_full = False
+        self._audit_keep = audit_keep
         self._store = store
         self._executor = executor
         self._reconciler = reconciler
@@ -116,7 +127,10 @@ class Daemon:
         self._alarms: set[JobKey] = set()
         self._failed: dict[JobKey, FailedLook] = {}
         self._unsynced: dict[str, ReconcilerError] = {}
+        self._troubles: dict[str, Reason] = {}
+        self._uncopied = set(keepers)
         self._seen = 0
+        self._woke = clock.monotonic()
         self._restarts: Mapping[SliceId, int] = {}
         self._draining = False
         self._news = threading.Event()
@@ -129,7 +143,10 @@ class Daemon:
         """Start all threads, and read every source at once. Returns when all were read or could not be, after a few
         seconds in any case; the others are read meanwhile, and again later. `once`: all are waited for, and none is read
         again unless it moved under a look. Nobody is waited for once the daemon drains."""
+        self._woke = self._clock.monotonic()
         self._seen = self._store.last_event()
+        self._say_pauses()
+        self._look_at_disk()
         for part in self._store.open_slices():
             self._settler.try_again_now(part)
         self._restarts = {part.id: part.restarts for part in self._store.open_slices()}
@@ -143,7 +160,7 @@ class Daemon:
         for name in self._unread():
             self._attempt(partial(self._go_on_with_open_runs, name))
         self._attempt(self._go_on_with_runs_of_nobody)
-        self._thread(lambda: self._every(self._pace.wake, self._read_events), "wake")
+        self._thread(lambda: self._every(self._pace.wake, self._wake), "wake")
         self._thread(lambda: self._every(self._pace.supervise, self._look_at_open_slices), "supervise")
         if once:
             self._wait_for_first_readings(math.inf)
@@ -186,9 +203,23 @@ class Daemon:
         unread = (f"source {name}: not read yet" for name in self._unread() if name not in unsynced)
         return (*(f"source {name}: {error}" for name, error in unsynced.items()), *unread, *held)
 
+    def unready(self) -> tuple[str, ...]:
+        """All that keeps it from its work, or soon will, a line each: problems of sources, statuses that can't be written,
+        a disk that is nearly full."""
+        unwritten = [each for each in tuple(self._failed.values()) if each.reason is Reason.STATUS_NOT_WRITTEN]
+        statuses = [each.message for each in unwritten[:1]]
+        if len(unwritten) > 1:
+            statuses.append(f"nor could those of {len(unwritten) - 1} more")
+        full = self._nearly_full()
+        return (*self.problems(), *statuses, *(() if full is None else (full,)))
+
     def unsynced(self) -> Mapping[str, ReconcilerError]:
         """Why the last sync of a source failed; those whose last one succeeded are left out."""
         return dict(self._unsynced)
+
+    def idle(self) -> float:
+        """Seconds since it last saw whether anything had happened: far more than its pace, and it hangs."""
+        return self._clock.monotonic() - self._woke
 
     def slice_ended(self) -> None:
         """The process of a slice is over: see what it left."""
@@ -233,7 +264,7 @@ class Daemon:
 
     def _seems_hopeless(self, part: Slice) -> bool:
         """Nothing runs for it, and again and again it could not be started, or what became of it not be recorded."""
-        if self._executor.liveness(part.id, part.fence) is Liveness.ALIVE:
+        if self._executor.liveness(part.id, part.fence, part.place) is Liveness.ALIVE:
             return False
         failed_here = part.restarts - self._restarts.get(part.id, 0)
         if part.state is SliceState.PLANNED and (failed_here >= GIVE_UP or (failed_here > 0 and self._is_far(part))):
@@ -261,15 +292,24 @@ class Daemon:
             at_once = False
             self._attempt(step)
 
-    def _attempt(self, step: Callable[[], None]) -> None:
-        """A step that will be done again anyhow: its failure is told, and that is all."""
+    def _attempt(self, step: Callable[[], object]) -> bool:
+        """A step that will be done again anyhow: its failure is told, once as long as it is the same, and that is all.
+        False: it failed."""
+        name = _name_of(step)
         try:
             step()
         except ReconcilerError as error:
             self._notice(error)
-            log.warning("step_failed", step=_name_of(step), reason=error.reason.value, why=str(error))
+            if self._troubles.get(name) is not error.reason:
+                log.warning("step_failed", step=name, reason=error.reason.value, why=str(error))
+            self._troubles[name] = error.reason
         except Exception:
-            log.exception("step_failed_by_a_bug", step=_name_of(step))
+            log.exception("step_failed_by_a_bug", step=name)
+        else:
+            if self._troubles.pop(name, None) is not None:
+                log.info("step_goes_on", step=name)
+            return True
+        return False
 
     # -- bringing jobs to the queue ----------------------------------------------------------------------------------
     def _reader(self, keeper: SourceKeeper, pause: Callable[[int], float]) -> Callable[[], None]:
@@ -315,9 +355,20 @@ class Daemon:
             return False
         self._unsynced.pop(name, None)
         self._meter.synced(name, "success", self._clock.monotonic() - started)
+        if name in self._uncopied:
+            self._attempt(partial(self._bring_copies, keeper.source))
         for key in sorted(changed):
             self.queue.add(key)
         return True
+
+    def _bring_copies(self, source: Source) -> None:
+        """What is in progress goes on from a copy of what it pinned, and the daemon that opened it may have been one with
+        another state directory."""
+        ours = [key for key, _ in self._store.open_runs() if key.source == source.name]
+        runs = [run for key in ours if (run := self._store.observe(key).run) is not None]
+        brought = [self._attempt(partial(source.keep, run.revision)) for run in runs]
+        if all(brought):
+            self._uncopied.discard(source.name)
 
     def _could_not_read(self, name: str, why: ReconcilerError, started: float) -> None:
         self._unsynced[name] = why
@@ -342,6 +393,7 @@ class Daemon:
         for keeper in self._keepers.values():
             self._attempt(partial(self._bring_restless, keeper))
         self._attempt(self._go_on_with_runs_of_nobody)
+        self._attempt(self._look_at_disk)
         self._tidy()
 
     def _bring_restless(self, keeper: SourceKeeper) -> None:
@@ -353,6 +405,15 @@ class Daemon:
         known = {record.key for record in self._store.manifests(name).values()}
         for key in sorted(known - self._reconciler.resting(name)):
             self.queue.add(key)
+
+    def _look_at_disk(self) -> None:
+        """The log says once that it is nearly full, and once that it is not any more."""
+        full = self._nearly_full()
+        if full is not None and not self._told_full:
+            log.warning("disk_nearly_full", why=full)
+        elif full is None and self._told_full:
+            log.info("disk_has_room")
+        self._told_full = full is not None
 
     def _tidy(self) -> None:
         for keeper in self._keepers.values():
@@ -370,13 +431,17 @@ class Daemon:
         self._attempt(self._tidy)
 
     def _trim(self) -> None:
-        """Remove what the `history` of each manifest, and nobody who reads events, keeps any longer."""
+        """Remove what the `history` of each manifest, whoever reads events, and audits keep no longer."""
         for name in self._keepers:
             for record in self._store.manifests(name).values():
-                if self._stop.is_set():
-                    return
-                self._reconciler.trim(record)
-        self._store.trim_events(EVENTS_KEPT, self._clock.now() - EVENTS_TTL)
+                self._until_none_is_left(partial(self._reconciler.trim, record))
+        events, audits = self._clock.now() - EVENTS_TTL, self._clock.now() - self._audit_keep
+        self._until_none_is_left(lambda: self._store.trim_events(EVENTS_KEPT, events))
+        self._until_none_is_left(lambda: self._store.purge(audits))
+
+    def _until_none_is_left(self, remove: Callable[[], int]) -> None:
+        while not self._stop.is_set() and remove():
+            pass
 
     def _watcher(self, keeper: SourceKeeper) -> Callable[[], None]:
         def changed() -> None:
@@ -387,21 +452,50 @@ class Daemon:
 
         return lambda: self._every(self._pace.resync, watch, at_once=True)
 
+    def _wake(self) -> None:
+        try:
+            self._read_events()
+        finally:
+            self._woke = self._clock.monotonic()
+
     def _read_events(self) -> None:
         events = self._store.events_after(self._seen)
         for event in events:
-            if event.key is not None:
+            if event.key is not None and event.key.name:
                 self.queue.add(event.key)
+            elif event.key is not None and event.type in OF_SOURCES:
+                log.warning(OF_SOURCES[event.type], source=event.key.source or "all", why=event.message)
+                self._bring_all(event.key.source)
             if event.type in MAKES_ROOM:
                 for key in tuple(self._waiting):
                     self.queue.add(key)
         if events:
             self._seen = max(self._seen, events[-1].sequence)
 
+    def _bring_all(self, source: str) -> None:
+        """Queue every job of a source, or of all sources if it is empty, whether it rests or not. The source is read too:
+        its own status tells whether it is held."""
+        for name in self._keepers:
+            if source in ("", name):
+                self.poke(name)
+                for record in self._store.manifests(name).values():
+                    self.queue.add(record.key)
+        for key, _ in self._store.open_runs():
+            if source in ("", key.source):
+                self.queue.add(key)
+
+    def _say_pauses(self) -> None:
+        for pause in self._store.pauses():
+            log.warning(
+                "paused", source=pause.source or "all", by=pause.by, since=pause.at.isoformat(), why=pause.reason
+            )
+
     def _look_at_open_slices(self) -> None:
-        """A look at the job decides; here it is only noticed that one is due."""
+        """A look at the job decides; here it is only noticed that one is due. For one elsewhere, a look now and then will
+        do: most likely another daemon's machine has it."""
         for part in self._store.open_slices():
-            if self._executor.liveness(part.id, part.fence) is not Liveness.ALIVE:
+            liveness = self._executor.liveness(part.id, part.fence, part.place)
+            if liveness not in (Liveness.ALIVE, Liveness.UNREACHABLE):
                 self._add_job_of(part.run)
 
     def _add_job_of(self, run: str) -> None:
@@ -456,7 +550,7 @@ class Daemon:
         self._alarms.discard(key)
         before = self._failed.get(key)
         times = 1 if before is None else before.times + 1
-        self._failed[key] = FailedLook(str(why), times)
+        self._failed[key] = FailedLook(why.reason, str(why), times)
         if times > 1 and why.reason not in UNTELLABLE:  # most that fails once is gone the next time
             self._attempt(partial(self._reconciler.say_why_not, key, why))
         return self.queue.retry(key)
@@ -479,7 +573,7 @@ def _never(_: int) -> float:
     return math.inf
 
 
-def _name_of(step: Callable[[], None]) -> str:
+def _name_of(step: Callable[[], object]) -> str:
     named = step.func if isinstance(step, partial) else step
     return getattr(named, "__name__", repr(named))
 

@@ -5,23 +5,27 @@
 What holds throughout: nothing runs without a claim, nothing is written once the claim is over, and what ended is in
 the spool on this machine before it is in the database, so that a database that is away for a while costs nothing. The
 lease is judged by this process's own monotonic clock since the last renewal that succeeded: a clock that jumps breaks
-no lease, and a process that was stopped for too long ends what it runs instead of going on with it.
+no lease, and a process that was stopped for too long ends what it runs instead of going on with it. Whoever follows the
+playbook judges it too, for the thread that renews the lease may itself wait for ever for an answer.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import ChildStatus, HostOutcome, Revision, RunError, SliceId
 from reconciler.core.manifest import Timeouts
 from reconciler.core.reasons import Reason
+from reconciler.engine.loglimit import LogLimit
 from reconciler.ports import (
     Beat,
     Clock,
@@ -38,6 +42,12 @@ from reconciler.ports import (
 
 log = logging.getLogger(__name__)
 """Of the standard library: structlog brings rich with it, a fifth of what this process takes to start."""
+
+T = TypeVar("T")
+
+LINES_AT_ONCE = 1000
+CHARACTERS_AT_ONCE = 1 << 20
+"""How much of a log goes to the store in one transaction."""
 
 
 class SpoolWriter(Protocol):
@@ -58,6 +68,8 @@ class Rhythm:
     """How often it asks whether it was told to stop."""
     record: timedelta = timedelta(seconds=0.5)
     """How often log lines go to the store."""
+    leave: timedelta = timedelta(seconds=5)
+    """How long it waits, at its end, for a thread that waits for the database."""
 
 
 def as_pinned(work: SliceWork) -> Timeouts:
@@ -79,6 +91,8 @@ class SliceProcess:
         rhythm: Rhythm = Rhythm(),
         timeouts: Callable[[SliceWork], Timeouts] = as_pinned,
         mark: str | None = None,
+        *,
+        max_log_bytes: int,
     ) -> None:
         self._store = store
         self._runner_of = runner_of
@@ -88,19 +102,26 @@ class SliceProcess:
         self._rhythm = rhythm
         self._timeouts = timeouts
         self._mark = mark
+        self._max_log_bytes = max_log_bytes
+        self._printed = threading.Event()
         self._over = threading.Event()
         self._stop: StopKind | None = None
+        self._stop_lock = threading.Lock()
         self._renewed = clock.monotonic()
-        self._lines: list[SpooledLine] = []
+        self._lines: deque[SpooledLine] = deque()
         self._lines_lock = threading.Lock()
         self._sequence = 0
         self._spool_failed = False
 
-    def run(self, slice_id: SliceId, fence: int, owner: str, directory: Path) -> bool:
+    def run(self, slice_id: SliceId, fence: int, owner: str, place: str, directory: Path) -> bool:
         """True once the result is in the store. False if it was not this process's to run, could not be started, or was
         decided over by somebody else: what is spooled is to be kept then."""
         self._renewed = self._clock.monotonic()
-        work = self._store.claim(slice_id, fence, owner, self._rhythm.lease)
+        try:
+            work = self._answer(lambda: self._claim(slice_id, fence, owner, place))
+        except Unavailable as error:
+            log.warning("not claimed: %s", error.message)
+            return False
         if work is None:
             return False
         threads = [
@@ -112,31 +133,63 @@ class SliceProcess:
         try:
             return self._run(work, directory)
         finally:
+            self._printed.set()
             self._over.set()
             for thread in threads:
-                thread.join()
+                thread.join(self._rhythm.leave.total_seconds())
+
+    def _claim(self, slice_id: SliceId, fence: int, owner: str, place: str) -> SliceWork | None:
+        before = self._clock.monotonic()
+        work = self._store.claim(slice_id, fence, owner, self._rhythm.lease, place)
+        self._renewed = before
+        return work
 
     def _run(self, work: SliceWork, directory: Path) -> bool:
         try:
-            timeouts = self._timeouts(work)
+            timeouts = self._answer(lambda: self._timeouts(work))
             prepared = self._prepare(work, timeouts, directory)
         except Refused as error:
             log.warning("it can't be run: %s (%s)", error, error.reason.value)
             return self._refuse(work, error)
         except ReconcilerError as error:
             log.warning("given back, it could not start: %s (%s)", error, error.reason.value)
-            self._store.give_back(work.slice_id, work.fence, Reason.EXECUTOR_UNAVAILABLE, str(error))
+            self._give_back(work, str(error))
             return False
-        if not self._store.mark_started(work.slice_id, work.fence):
+        if not self._mark_started(work):
             return False
-        started = self._clock.monotonic()
-        deadline = started + timeouts.wave.total_seconds()
-        result = prepared.run(self._log, lambda: self._told(deadline))
-        if self._stop is StopKind.LOST:
+        result = self._follow(work, prepared, self._clock.monotonic() + timeouts.wave.total_seconds())
+        if self._is_lost():
+            # Whoever decides over it then is to know what was proven, if nobody has decided yet.
+            proven = tuple(outcome for outcome in result.outcomes if outcome.status is not ChildStatus.UNKNOWN)
+            self._keep(lambda: self._spool.result(replace(result, outcomes=proven)))
             log.warning("the lease is lost: what it ran has been ended, nothing more is written")
             return False
         self._keep(lambda: self._spool.result(result))
+        if result.unended:
+            log.warning("a process can't be ended: its hosts stay locked until it is gone, or its time is over")
+            return False
         return self._record(work, result)
+
+    def _mark_started(self, work: SliceWork) -> bool:
+        """False: it is told to stop, or another decision was made over it, or nobody can be asked for too long. Then
+        nothing was executed, and it is given back."""
+        try:
+            if self._answer(lambda: self._store.mark_started(work.slice_id, work.fence)):
+                return not self._is_lost()
+            why = "it was told to stop before it began"
+        except Unavailable as error:
+            why = error.message
+        self._give_back(work, why)
+        return False
+
+    def _give_back(self, work: SliceWork, why: str) -> None:
+        """If that can't be said, whoever misses this process finds that nothing had begun."""
+        try:
+            self._answer(
+                lambda: self._store.give_back(work.slice_id, work.fence, Reason.EXECUTOR_UNAVAILABLE, why),
+            )
+        except Unavailable as error:
+            log.warning("not given back: %s", error.message)
 
     def _refuse(self, work: SliceWork, error: Refused) -> bool:
         """Somebody has to change something: to try again and again would keep its hosts from all others."""
@@ -163,15 +216,56 @@ class SliceProcess:
             )
         )
 
-    # -- being told to stop ------------------------------------------------------------------------------------------
+    def _follow(self, work: SliceWork, prepared: PreparedPlaybook, deadline: float) -> PlaybookResult:
+        """Run it, and write down what it says, as far as its logs may go."""
+        limit = LogLimit(self._max_log_bytes, work.hosts)
+
+        def take(line: LogLine) -> None:
+            for kept in limit.kept(line):
+                self._log(kept)
+
+        result = prepared.run(take, lambda: self._told(deadline))
+        for line in limit.rest():
+            self._log(line)
+        self._printed.set()
+        return result
+
+    # -- the database, and who decides -------------------------------------------------------------------------------
+    def _answer(self, ask: Callable[[], T]) -> T:
+        """What the database says; asked again and again while it is away, until the lease is over. Raises Unavailable
+        then."""
+        while True:
+            try:
+                return ask()
+            except Unavailable as error:
+                if self._has_expired():
+                    raise
+                log.warning("the database can't be used now: %s", error.message)
+                self._over.wait(self._rhythm.ask.total_seconds())
+
     def _told(self, deadline: float) -> StopKind | None:
-        if self._stop is None and self._clock.monotonic() >= deadline:
-            self._stop = StopKind.DEADLINE
+        if not self._is_lost() and self._clock.monotonic() >= deadline:
+            self._stop_for(StopKind.DEADLINE)
         return self._stop
+
+    def _has_expired(self) -> bool:
+        return self._clock.monotonic() - self._renewed > self._rhythm.lease.total_seconds()
+
+    def _is_lost(self) -> bool:
+        if self._has_expired():
+            self._stop_for(StopKind.LOST)
+        return self._stop is StopKind.LOST
+
+    def _stop_for(self, why: StopKind) -> None:
+        """What came first stands; but once the lease is lost, nothing else counts."""
+        with self._stop_lock:
+            if self._stop is None or why is StopKind.LOST:
+                self._stop = why
 
     def _keep_lease(self, work: SliceWork) -> None:
         asked_at = self._clock.monotonic()
         while not self._over.wait(self._rhythm.ask.total_seconds()):
+            beat: Beat | None = None
             try:
                 renew = self._clock.monotonic() - asked_at >= self._rhythm.renew.total_seconds()
                 beat = self._beat(work) if renew else self._ask(work)
@@ -179,13 +273,12 @@ class SliceProcess:
                     asked_at = self._clock.monotonic()
             except Unavailable as error:
                 log.warning("the database can't be used now: %s", error.message)
-                beat = None
-            expired = self._clock.monotonic() - self._renewed > self._rhythm.lease.total_seconds()
-            if beat is Beat.LOST or expired:
-                self._stop = StopKind.LOST
+            if beat is Beat.LOST:
+                self._stop_for(StopKind.LOST)
+            elif beat is Beat.CANCEL:
+                self._stop_for(StopKind.CANCEL)
+            if self._is_lost():
                 return
-            if beat is Beat.CANCEL and self._stop is None:
-                self._stop = StopKind.CANCEL
 
     def _beat(self, work: SliceWork) -> Beat:
         before = self._clock.monotonic()
@@ -216,23 +309,38 @@ class SliceProcess:
             self._spool_failed = True
 
     def _keep_recording(self, work: SliceWork) -> None:
-        while not self._over.wait(self._rhythm.record.total_seconds()):
+        while not self._printed.wait(self._rhythm.record.total_seconds()):
             try:
                 self._record_lines(work)
             except Unavailable as error:
                 log.warning("the database can't be used now: %s", error.message)
 
     def _record_lines(self, work: SliceWork) -> None:
-        with self._lines_lock:
-            lines = tuple(self._lines)
-        if lines and self._store.append_logs(work.slice_id, work.fence, lines):
+        """A few at a time, so that no transaction is long. Two threads may do so at once: what is there already stays as
+        it is."""
+        while lines := self._next_lines():
+            if not self._store.append_logs(work.slice_id, work.fence, lines):
+                return
             with self._lines_lock:
-                del self._lines[: len(lines)]
+                while self._lines and self._lines[0].sequence <= lines[-1].sequence:
+                    self._lines.popleft()
+
+    def _next_lines(self) -> Sequence[SpooledLine]:
+        found: list[SpooledLine] = []
+        with self._lines_lock:
+            characters = 0
+            for line in islice(self._lines, LINES_AT_ONCE):
+                found.append(line)
+                characters += len(line.text)
+                if characters > CHARACTERS_AT_ONCE:
+                    break
+        return found
 
     def _record(self, work: SliceWork, result: PlaybookResult) -> bool:
         """Bring lines and result to the store, however long it is away. A lease that ends meanwhile ends this too: the
-        spool has everything, and whoever decides then reads it."""
-        while self._stop is not StopKind.LOST:
+        spool has everything, and whoever decides then reads it. An answer that was lost is asked for again."""
+        self._printed.set()
+        while True:
             try:
                 self._record_lines(work)
                 if self._store.finish(work.slice_id, work.fence, result):
@@ -241,5 +349,6 @@ class SliceProcess:
                 return False
             except Unavailable as error:
                 log.warning("the database can't be used now: %s", error.message)
+                if self._has_expired():
+                    return False
                 self._over.wait(self._rhythm.ask.total_seconds())
-        return False

@@ -3,20 +3,64 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from datetime import timedelta
 
 import structlog
 
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.facts import JobKey, Revision
+from reconciler.core.reading import Parsed
+from reconciler.core.reasons import Reason
 from reconciler.core.report import report_invalid, report_source, report_unread_source
 from reconciler.core.status import JobStatus, SourceStatus, to_the_second
-from reconciler.engine.catalogue import Catalogue, Decision
+from reconciler.engine.catalogue import Catalogue, Decision, Entry
 from reconciler.engine.resolve import blocked_by
-from reconciler.ports import Clock, JobStore, Sink, Snapshot, Source
+from reconciler.ports import Clock, JobStore, Shown, Sink, Snapshot, Source
 
 log = structlog.get_logger()
+
+
+class KnownSources:
+    """The sources of a daemon, as the database knows them. Those that it has never seen are written down before any of
+    them is read, all together: the first sources of a new database are known, one that is added to others later is
+    held until somebody says whether it has run before, and so is one of which something is shown that the database knows
+    nothing of."""
+
+    def __init__(self, store: JobStore, names: Sequence[str], shown: Shown) -> None:
+        self._store = store
+        self._names = names
+        self._shown = shown
+
+    def held(self, source: str) -> Reason | None:
+        """Why nothing of a source may run, if so."""
+        known = self._store.sources()
+        unknown = [name for name in self._names if name not in known]
+        if unknown:
+            self._store.add_sources({name: why_held(name, known, self._shown) for name in unknown})
+            known = self._store.sources()
+        return known.get(source)
+
+    def lost(self, source: str, entries: Sequence[Entry], records: Collection[str]) -> frozenset[str]:
+        """As `lost_jobs`."""
+        return lost_jobs(source, entries, records, self._shown)
+
+
+def why_held(source: str, known: Mapping[str, Reason | None], shown: Shown) -> Reason | None:
+    """Why a source is held, or is to be, if the database that knows these has never seen it."""
+    if source in known:
+        return known[source]
+    if shown.has_jobs(source):
+        return Reason.STATE_LOST
+    return Reason.AWAITING_ADOPTION if known else None
+
+
+def lost_jobs(source: str, entries: Sequence[Entry], records: Collection[str], shown: Shown) -> frozenset[str]:
+    """Names of manifests of which the database has no record, and something is shown all the same: such as when an older
+    database is back."""
+    given = {entry.job.metadata.name for entry in entries if isinstance(entry, Parsed)}
+    return frozenset(name for name in given.difference(records) if shown.has_job(JobKey(source, name)))
+
 
 DECIDED_AGAIN = timedelta(minutes=10)
 """After so long a source is decided over again, though nothing of it changed."""
@@ -32,6 +76,7 @@ class SourceKeeper:
         store: JobStore,
         sinks: Sequence[Sink],
         clock: Clock,
+        known: KnownSources,
         *,
         interval: timedelta | None = None,
     ) -> None:
@@ -43,6 +88,8 @@ class SourceKeeper:
         self._store = store
         self._sinks = sinks
         self._clock = clock
+        self._known = known
+        self._held: Reason | None = None
         self._lock = threading.Lock()
         self._publishing = threading.Lock()
         self._told: frozenset[str] = frozenset()
@@ -76,10 +123,14 @@ class SourceKeeper:
                     why = blocked_by(error)
                     self._say(report_unread_source(self.source.name, why, self._previous(), self._clock.now()))
                 raise
-            if snapshot is self._snapshot and self._is_told(snapshot):
+            held = self._known.held(self.source.name)
+            if snapshot is self._snapshot and held is self._held and self._is_told(snapshot):
                 return frozenset()
             records = self._store.manifests(self.source.name)
-            decision = self._catalogue.decide(entries, records, snapshot.revision, self._clock.now())
+            lost = self._known.lost(self.source.name, entries, records)
+            decision = self._catalogue.decide(
+                entries, records, snapshot.revision, self._clock.now(), held=held, lost=lost
+            )
             with self._publishing:
                 if decision.changed:
                     self._store.save_manifests(decision.changed, decision.causes)
@@ -93,13 +144,18 @@ class SourceKeeper:
                     snapshot.commit,
                     known.values(),
                     decision.rejected,
-                    decision.held,
+                    decision.staying,
                     self._previous(),
                     self._clock.now(),
                     empty=decision.empty,
                     notes=snapshot.notes,
+                    held=held,
                 )
             )
+            if held is not None and held is not self._held:
+                hint = f"reconciler adopt {self.source.name}"
+                log.warning("source_held", source=self.source.name, reason=held.value, hint=hint)
+            self._held = held
             rejected = frozenset(str(entry.first) for entry in decision.rejected)
             for problem in sorted(rejected - self._told):
                 log.warning("manifest_rejected", source=self.source.name, problem=problem)

@@ -28,10 +28,10 @@ EXPECTED = (
 @dataclass(frozen=True, slots=True)
 class Hook:
     """A source that a webhook may poke. `secret` is the one that the git server has too; with an empty one there is no
-    hook. `poke` is called in the server's event loop, and must return at once."""
+    hook. `poke` is called in the server's event loop, and must return at once; False: nobody reads the source here."""
 
     secret: bytes = field(repr=False)
-    poke: Callable[[], object]
+    poke: Callable[[], bool]
 
 
 def hooks_of(hooks: Mapping[str, Hook]) -> APIRouter:
@@ -46,7 +46,8 @@ def hooks_of(hooks: Mapping[str, Hook]) -> APIRouter:
         digest = await _digest(request, hook.secret)
         if not _is_signed(request, hook.secret, digest):
             raise HTTPException(401, EXPECTED)
-        hook.poke()
+        if not hook.poke():
+            raise HTTPException(503, "this daemon is a standby, which reads no source: the one that leads does")
         return {"source": source, "accepted": True}
 
     return router

@@ -22,9 +22,12 @@ MOST_CONNECTIONS = 200
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the daemon can do its work; `problems` say why not, a line each."""
+    """Whether the daemon can do its work; `problems` say why not, a line each. Else `state` says what it does, and
+    `notes` what people should know of it."""
 
     problems: tuple[str, ...] = ()
+    state: str = "ready"
+    notes: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -52,7 +55,8 @@ def build_web(
     @web.get("/readyz")
     def get_readyz() -> Response:
         found = health()
-        text = "ready\n" if found.ready else "".join(f"{problem}\n" for problem in found.problems)
+        lines = (found.state, *found.notes) if found.ready else (*found.problems, *found.notes)
+        text = "".join(f"{line}\n" for line in lines)
         return Response(text, status_code=200 if found.ready else 503, media_type="text/plain")
 
     return web

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from reconciler.adapters.ansible.evidence import Evidence, Report, report_lines
+from reconciler.adapters.ansible.events import Event, plain
+from reconciler.adapters.ansible.evidence import LARGEST_COUNT, Evidence, Report, report_lines
 from reconciler.adapters.ansible.launch import UserConfig, as_data
-from reconciler.adapters.ansible.logs import Logbook, message_of, plain
+from reconciler.adapters.ansible.logs import Logbook, message_of
 from reconciler.adapters.ansible.outcomes import INTERRUPTED, MAX_MESSAGE, Ending, judge
 from reconciler.core.facts import ChildStatus, HostOutcome
 from reconciler.core.reasons import Reason
@@ -63,7 +64,7 @@ def judged(
     at = None if stopped_at is None else NOON + timedelta(seconds=stopped_at)
     evidence = Evidence(stopped_at=at)
     for one in events:
-        evidence.add(one)
+        evidence.add(Event.of(one))
     result = judge(HOSTS, evidence, Report.read(lines, HOSTS, at), Ending(returned, ENDED, stop), "/snapshot")
     assert result.error is None
     return list(result.outcomes)
@@ -76,6 +77,7 @@ def ends(outcomes: list[HostOutcome]) -> list[tuple[ChildStatus, Reason | None]]
 NO_REPORT = (ChildStatus.UNKNOWN, Reason.COMPANION_MISSING)
 LOST = (ChildStatus.UNKNOWN, Reason.SLICE_LOST)
 FAILED = (ChildStatus.FAILED, Reason.TASK_FAILED)
+SUCCESS = (ChildStatus.SUCCESS, None)
 
 
 # -- without proof ---------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ def test_with_a_damaged_report_only_what_is_proven_stands() -> None:
 
 
 def test_a_line_that_was_cut_off_at_the_end_is_no_damage() -> None:
-    assert report_lines('{"kind": "end"}\n{"kin') == [{"kind": "end"}]
+    assert report_lines('{"kind": "cleared", "hosts": []}\n{"kin') == [{"kind": "cleared", "hosts": []}]
 
 
 @pytest.mark.parametrize("line", ["", "12", "[]", "{}", "\x00"])
@@ -177,6 +179,124 @@ def test_who_was_not_done_when_the_playbook_was_ended_is_done_then() -> None:
     hangs, failed = judged(events, [*start("h1", "h2"), held("h2", "h2")], stop=StopKind.DEADLINE)
     assert (hangs.started_at, hangs.finished_at) == (NOON + timedelta(seconds=1), ENDED)
     assert failed.finished_at == NOON + timedelta(seconds=4)
+
+
+# -- events and reports of any form ----------------------------------------------------------------------------------
+END = {"kind": "end", "at": 0, "plays": start("h1", "h2")[0]["plays"], "failed": ["h1"], "unreachable": []}
+STATS = event("playbook_on_stats", ok={"h2": 1}, failures={"h1": 1})
+ODD: list[Any] = [None, True, 7, -1.5, "text", [], ["a"], {}, {"a": 1}]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_event_of_any_form_leaves_the_others_as_they_are(odd: Any) -> None:
+    fields = (
+        "msg",
+        "rc",
+        "results",
+        "warnings",
+        "deprecations",
+        "item",
+        "stdout",
+        "retries",
+        "_ansible_delegated_vars",
+    )
+    events = [
+        odd,
+        {"event": odd, "event_data": odd, "stdout": odd, "created": odd},
+        *(
+            {**event(kind, "h1", res=odd), "stdout": odd}
+            for kind in ("runner_on_ok", "runner_on_failed", "runner_retry")
+        ),
+        event("runner_item_on_failed", "h1", res=dict.fromkeys(fields, odd)),
+        event(
+            "runner_on_failed", "h1", res=dict.fromkeys(fields, odd), task=odd, task_uuid=odd, play_uuid=odd, role=odd
+        ),
+        event("playbook_on_task_start", task_uuid=odd, is_conditional=odd),
+        event("runner_on_ok", "h2"),
+        STATS,
+    ]
+    logbook = Logbook("/snapshot")
+    lines = [line.text for one in events for line in logbook.lines(Event.of(one))]
+    assert "ok" in lines
+    assert ends(judged(events, [*start("h1", "h2"), held("h1", "h1"), END], returned=2)) == [FAILED, SUCCESS]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_counts_of_any_form_are_numbers(odd: Any) -> None:
+    stats = event("playbook_on_stats", ok={"h1": odd, "h2": 2**70}, failures=odd, skipped={"h1": -3})
+    first, second = judged([failure("h1"), stats], [*start("h1", "h2"), held("h1", "h1"), END], returned=2)
+    assert (first.status, first.counts.skipped) == (ChildStatus.FAILED, 0)
+    assert second.counts.ok == LARGEST_COUNT
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"kind": "held"},
+        {"kind": "held", "at": "now", "host": "h1", "task": "t1", "failures": 1, "failed": [], "unreachable": []},
+        {"kind": "play", "play": "p1", "planned": "h2", "failed": [], "unreachable": []},
+        {"kind": "playbook", "plays": [{"play": "p1"}], "gone": []},
+        {"kind": "cleared", "hosts": [None]},
+        {"kind": "end", "plays": None, "failed": [], "unreachable": []},
+        {"kind": ["end"]},
+        {"kind": "finished"},
+    ],
+)
+def test_a_line_of_the_report_that_lacks_something_is_an_error(line: Line) -> None:
+    (read,) = report_lines(f"{json.dumps(line)}\n")
+    assert read == {"kind": "error", "of": "report", "message": "line 1 can't be read"}
+
+
+@pytest.mark.parametrize(
+    "at", ["2026-11-24T12:00:00", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "soon"]
+)
+def test_a_time_of_any_form_is_one_that_a_database_takes(at: str) -> None:
+    moment = Event.of({**event("runner_on_ok", "h1"), "created": at}).made_at
+    assert moment.tzinfo is UTC
+    assert 1970 <= moment.year < 9999
+
+
+def test_text_that_nobody_can_write_down_is_mended() -> None:
+    """Bytes that are no UTF-8 come as halves of characters, and the process of the slice stumbled over them."""
+    odd = "a\udcff\x00b\x9b31mc\x85"
+    events = [event("runner_on_start", "h2", task=f"{odd}\nd"), failure("h1", msg=odd, rc=odd, task=odd)]
+    first, second = judged(events, [*start("h1", "h2"), held("h1", "h1")], stop=StopKind.CANCEL)
+    assert first.message == "a\ufffdbc"
+    assert (second.message, second.task) == (f"cancelled in task {first.message} d", f"{first.message} d")
+    said = event("verbose", stdout=odd)
+    lines = [line for one in (*events, said) for line in Logbook("/snapshot").lines(Event.of(one))]
+    assert all(line.text.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("depth", [50, 200, 900])
+def test_a_result_that_is_nested_deeper_than_can_be_shown_is_a_failure_all_the_same(depth: int) -> None:
+    nested: Any = "deep"
+    for _ in range(depth):
+        nested = [nested]
+    failed = failure(
+        "h1", msg=nested, rc=nested, item=nested, results=[{"failed": True, "item": nested, "msg": nested}]
+    )
+    assert list(Logbook("/snapshot").lines(Event.of(failed)))
+    (first, _) = judged([failed], [*start("h1", "h2"), held("h1", "h1")])
+    assert (first.status, first.reason) == (ChildStatus.FAILED, Reason.TASK_FAILED)
+    assert first.message.startswith("item ")
+
+
+@pytest.mark.parametrize("word", ["timeout ", "the role '", "missing x ", "timed out after ", "[x -> ", " ***"])
+def test_no_result_keeps_the_judge_busy_for_ever(word: str) -> None:
+    long = word * 100_000
+    failed = {**failure("h1", msg=long, _ansible_delegated_vars={"ansible_host": "h9"}), "stdout": long}
+    assert "failed (delegated to h9)" in [line.text for line in Logbook("/snapshot").lines(Event.of(failed))]
+    (first, _) = judged([failed], [*start("h1", "h2"), held("h1", "h1")])
+    assert (first.status, first.reason) == (ChildStatus.FAILED, Reason.TASK_FAILED)
+
+
+def test_of_many_failures_that_were_rescued_only_the_last_are_kept() -> None:
+    evidence = Evidence()
+    for number in range(1000):
+        evidence.add(Event.of(failure("h1", msg=f"failure {number}")))
+    assert len(evidence.trace("h1").failures) == 100
+    assert evidence.trace("h1").failures[-1].result["msg"] == "failure 999"
 
 
 # -- targets ---------------------------------------------------------------------------------------------------------
@@ -276,7 +396,7 @@ def test_a_failure_is_told_in_full() -> None:
         "stderr": "bad",
         "cmd": "secret",
     }
-    lines = [line.text for line in Logbook("/snapshot").lines(failure("h1", **result))]
+    lines = [line.text for line in Logbook("/snapshot").lines(Event.of(failure("h1", **result)))]
     assert lines[2:] == [
         "failed",
         "  rc: 3",

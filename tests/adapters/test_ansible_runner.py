@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible_runner.runner import Runner as RunnerProcess
 
 from reconciler.adapters.ansible import AnsibleOptions, AnsibleRunner
 from reconciler.adapters.processes import marked
@@ -232,6 +234,29 @@ def test_at_the_deadline_the_host_inside_a_task_has_failed_and_the_others_are_ab
         (ChildStatus.FAILED, late, "timeouts.wave passed in task hang", "hang"),
         (ChildStatus.ABORTED, late, "timeouts.wave passed before this host was done", None),
     ]
+
+
+def test_a_bug_of_ansible_runner_costs_no_host_whose_end_is_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stops to read when h2's task begins, and the playbook is ended."""
+    take = RunnerProcess.event_callback
+
+    def stumble(process: RunnerProcess, event: dict[str, Any]) -> None:
+        take(process, event)
+        if event.get("event") == "runner_on_start" and event["event_data"]["task"] == "hang":
+            raise LookupError("nobody thought of that")
+
+    monkeypatch.setattr(RunnerProcess, "event_callback", stumble)
+    project = Project(tmp_path, hosts=("h1", "h2"))
+    ran = project.run(_hang_on_h2(tmp_path / "inside"))
+    assert marked(project.mark) == ()
+    assert [(outcome.status, outcome.reason) for outcome in ran.result.outcomes] == [
+        (ChildStatus.FAILED, Reason.TASK_FAILED),
+        (ChildStatus.UNKNOWN, Reason.SLICE_LOST),
+    ]
+    assert "LookupError('nobody thought of that')" in "\n".join(ran.log_of(None))
+    assert "nobody thought of that" in caplog.text
 
 
 # -- what is refused before anything starts --------------------------------------------------------------------------

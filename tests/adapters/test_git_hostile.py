@@ -114,6 +114,16 @@ def test_nothing_is_written_through_a_link_that_is_a_folder_too(house: House) ->
     assert list(outside.iterdir()) == []
 
 
+def test_a_path_that_is_there_twice_is_refused(house: House) -> None:
+    """As a file and as a link: what is written there first would decide where the second goes."""
+    link, file = blob_of(house.repository, "../outside"), blob_of(house.repository, "x")
+    commit_tree(house.repository, tree_of(house.repository, ("120000", link, "a"), ("100644", file, "a")))
+    for source in house.sources():
+        with pytest.raises(Refused, match="twice") as refused:
+            source.sync()
+        assert refused.value.reason is Reason.SOURCE_UNSAFE
+
+
 def test_links_are_followed_inside_and_never_out(house: House) -> None:
     secret = house.folder / "secret"
     secret.write_text("outside")

@@ -156,6 +156,17 @@ def test_a_host_name_that_is_no_line_of_a_file_is_refused(project: Project) -> N
 
 
 # -- which one it is -----------------------------------------------------------------------------------------------------
+def test_a_name_or_an_address_that_no_host_has_is_refused_and_a_long_identity_is_kept_short(project: Project) -> None:
+    project.write("hosts.yml", f"all: {{hosts: {{a: {{ansible_host: {'x' * 254}}}}}}}")
+    with pytest.raises(Unavailable, match="'a' is too long"):
+        project.load("hosts.yml")
+
+    project.write("hosts.yml", f"all: {{hosts: {{a: {{reconciler_host_id: {'x' * 701}}}, b: {{}}}}}}")
+    keys = {host.name: host.host_key for host in project.load("hosts.yml").hosts.values()}
+    assert len(keys["a"]) == 64
+    assert keys["b"] == "b:22"
+
+
 def test_the_manifest_goes_before_ansible_cfg_and_that_before_the_settings(project: Project) -> None:
     for name in ("manifest", "config", "settings"):
         project.write(f"{name}.ini", f"{name}-1\n")

@@ -81,7 +81,8 @@ class Queue:
 def page_of(numbers: Numbers, process: ProcessMetrics, clock: FakeClock) -> MetricsPage:
     process.queue = Queue
     process.status_write_errors = lambda: 0
-    return MetricsPage(process, StoreCollector(cast(History, numbers), 50), clock)
+    process.leads = lambda: True
+    return MetricsPage(process, StoreCollector(cast(History, numbers), 50), clock, process.leads)
 
 
 @pytest.fixture
@@ -360,8 +361,28 @@ def test_every_metric_of_the_docs_is_in_the_catalogue() -> None:
                 assert word in known
 
 
+def test_a_standby_shows_itself_and_no_job(numbers: Numbers, process: ProcessMetrics, clock: FakeClock) -> None:
+    leads = False
+    page = MetricsPage(process, StoreCollector(cast(History, numbers), 50), clock, lambda: leads)
+    process.leads = lambda: leads
+    page.start()
+    assert "reconciler_leader 0.0" in page.page().decode()
+    assert "reconciler_slots" not in page.page().decode()
+
+    leads = True
+    assert "reconciler_leader 1.0" in page.page().decode(), "before it is rendered again"
+    page.render()
+    assert 'reconciler_slots{state="free"} 50.0' in page.page().decode()
+
+    leads = False
+    assert "reconciler_leader 0.0" in page.page().decode()
+    assert "reconciler_slots" not in page.page().decode(), "though it was rendered just now"
+    page.stop()
+
+
 def test_readings_of_each_source_are_counted_from_0(numbers: Numbers, clock: FakeClock) -> None:
-    process = ProcessMetrics(["fleet", "network"])
+    process = ProcessMetrics()
+    process.expect(["fleet", "network"], [])
     page = page_of(numbers, process, clock)
     for source in ("fleet", "network"):
         for result in ("success", "error"):

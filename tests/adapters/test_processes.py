@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from reconciler.adapters import processes as adapter
 from reconciler.adapters.processes import MARK, end_slice, marked
 from tests.acceptance.workspace import wait_for
 
@@ -73,7 +74,7 @@ def gone(*processes: psutil.Process) -> bool:
     return not any(runs(process) for process in processes)
 
 
-def seconds(step: Callable[[], None]) -> float:
+def seconds(step: Callable[[], object]) -> float:
     started = time.monotonic()
     step()
     return time.monotonic() - started
@@ -82,7 +83,7 @@ def seconds(step: Callable[[], None]) -> float:
 def test_a_process_of_the_slice_and_what_it_started_are_ended(processes: Processes) -> None:
     processes.start("sleep 300 & note child $!; note parent; wait")
     family = (processes.noted("parent"), processes.noted("child"))
-    end_slice(processes.mark)
+    assert end_slice(processes.mark)
     assert gone(*family)
     assert marked(processes.mark) == ()
 
@@ -105,7 +106,7 @@ def test_what_this_process_started_without_the_mark_is_left_alone(processes: Pro
 def test_the_mark_of_another_fence_is_another_slice(processes: Processes, other: str) -> None:
     processes.start("note other; exec sleep 300", mark=f"{processes.folder}:{other}")
     process = processes.noted("other")
-    end_slice(processes.mark)
+    assert end_slice(processes.mark)
     assert not gone(process)
 
 
@@ -116,7 +117,7 @@ def test_one_that_lost_its_parent_is_found_by_its_mark(processes: Processes) -> 
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     assert orphan.ppid() != parent.pid
-    end_slice(processes.mark)
+    assert end_slice(processes.mark)
     assert gone(orphan)
 
 
@@ -126,7 +127,7 @@ def test_one_without_environment_is_found_below_one_that_has_the_mark(processes:
     processes.noted("parent")
     wait_for(lambda: cleared.name() == "sleep", "the clearing of the environment")
     assert cleared not in marked(processes.mark)
-    end_slice(processes.mark)
+    assert end_slice(processes.mark)
     assert gone(cleared)
 
 
@@ -151,7 +152,7 @@ def test_one_that_tidies_up_is_given_the_time_for_it(processes: Processes) -> No
     tidied = processes.folder.parent / "tidied"
     processes.start(f"trap 'sleep 0.3; touch {tidied}; exit' TERM; note tidy; while :; do sleep 0.05; done")
     processes.noted("tidy")
-    end_slice(processes.mark)
+    assert end_slice(processes.mark)
     assert tidied.exists()
 
 
@@ -196,5 +197,61 @@ def test_a_process_of_the_slice_that_ends_the_slice_stays_and_ends_what_is_below
 
 
 def test_ending_a_slice_that_has_no_process_does_nothing(processes: Processes) -> None:
-    end_slice(processes.mark)
-    end_slice(processes.mark)
+    assert end_slice(processes.mark)
+    assert end_slice(processes.mark)
+
+
+# -- what can't be ended ---------------------------------------------------------------------------------------------
+def test_one_that_hangs_in_the_kernel_is_given_up_after_a_while_and_not_called_ended(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No signal reaches it there. Here none is sent to it, which is the same for whoever waits."""
+    processes.start("note hung; exec sleep 300")
+    hung = processes.noted("hung")
+    monkeypatch.setattr(adapter, "GIVE_UP", 0.5)
+    with monkeypatch.context() as deaf:
+        for name in ("terminate", "kill"):
+            deaf.setattr(psutil.Process, name, lambda _: None)
+        assert not end_slice(processes.mark, patience=0.2)
+    assert not gone(hung)
+    assert end_slice(processes.mark)
+    assert gone(hung)
+
+
+def test_one_that_became_somebody_else_is_waited_for_as_long_as_those_that_can_be_told(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.start("sleep 300 & note theirs $!; note mine; wait")
+    theirs, mine = processes.noted("theirs"), processes.noted("mine")
+    tell = psutil.Process.send_signal
+
+    def refused(process: psutil.Process, number: int) -> None:
+        if process.pid == theirs.pid:
+            raise psutil.AccessDenied(process.pid)
+        tell(process, number)
+
+    with monkeypatch.context() as not_root:
+        not_root.setattr(psutil.Process, "terminate", lambda process: refused(process, signal.SIGTERM))
+        not_root.setattr(psutil.Process, "kill", lambda process: refused(process, signal.SIGKILL))
+        said: list[bool] = []
+        assert 0.5 <= seconds(lambda: said.append(end_slice(processes.mark, patience=0.5))) < adapter.GIVE_UP
+        assert said == [False]
+    assert gone(mine)
+    assert not gone(theirs)
+
+
+def test_one_that_became_somebody_else_and_goes_with_its_parents_is_ended(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.start("sleep 1 & note theirs $!; note mine; wait")
+    theirs = processes.noted("theirs")
+    processes.noted("mine")
+
+    def refused(process: psutil.Process) -> None:
+        if process.pid == theirs.pid:
+            raise psutil.AccessDenied(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(psutil.Process, "terminate", refused)
+    assert end_slice(processes.mark)
+    assert gone(theirs)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from reconciler.adapters.statusfile import StatusFiles
+from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, JobKey
 from reconciler.core.manifest import Strategy
 from reconciler.core.status import (
@@ -199,3 +200,49 @@ def test_removing_twice_is_no_harm(tmp_path: Path) -> None:
     files.remove(KEY)
     assert not files.path_of(KEY).exists()
     assert files.write_errors == 0
+
+
+# -- what is there already -------------------------------------------------------------------------------------------
+def test_jobs_that_were_written_are_there_and_others_not(tmp_path: Path) -> None:
+    files = StatusFiles(tmp_path)
+    assert not files.has_jobs("default")
+    assert not files.has_job(KEY)
+
+    files.write(job_status())
+
+    assert files.has_job(KEY)
+    assert files.has_jobs("default")
+    assert not files.has_jobs("lab")
+    assert not files.has_job(JobKey("default", "nobody"))
+    assert StatusFiles(tmp_path).has_job(KEY), "whoever wrote it"
+
+
+def test_a_source_of_which_no_job_is_there_has_none(tmp_path: Path) -> None:
+    files = StatusFiles(tmp_path)
+    files.write_source(source_status())
+    never_valid = job_status().metadata.model_copy(update={"name": "never-valid", "generation": 0})
+    files.write(job_status().model_copy(update={"metadata": never_valid}))
+    (tmp_path / "status/default/.patch-web.yaml.1a2b3c4d").write_text("the half of a document")
+
+    assert not files.has_jobs("default")
+    assert not files.has_job(JobKey("default", "never-valid"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "metadata: {}", "metadata: {generation: {}}", "\x00", "- - -"])
+def test_a_document_that_nobody_can_read_may_be_one_of_a_job(tmp_path: Path, content: str) -> None:
+    files = StatusFiles(tmp_path)
+    files.write(job_status())
+    files.path_of(KEY).write_text(content)
+
+    assert files.has_job(KEY)
+    assert files.has_jobs("default")
+
+
+def test_what_can_not_be_looked_at_is_not_taken_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "status").mkdir()
+    (tmp_path / "status" / "default").write_text("no folder")
+
+    with pytest.raises(Unavailable, match="whether there are status files can't be told"):
+        StatusFiles(tmp_path).has_jobs("default")
+    with pytest.raises(Unavailable, match="whether there are status files can't be told"):
+        StatusFiles(tmp_path).has_job(KEY)

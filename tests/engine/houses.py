@@ -10,6 +10,7 @@ from reconciler.core.facts import JobKey
 from reconciler.core.status import Phase
 from reconciler.engine.catalogue import Catalogue
 from reconciler.engine.daemon import Daemon, Pace
+from reconciler.engine.reconcile import SourceView
 from reconciler.engine.sources import SourceKeeper
 from tests.acceptance.workspace import wait_for
 from tests.builders import JOB
@@ -46,6 +47,8 @@ class House:
     def __init__(self) -> None:
         self.world = World(hosts=4, clock=RunningClock())
         self.meter = FakeMeter()
+        self.full: str | None = None
+        """What is said of the disk when it is nearly full."""
         self.daemon = self.build()
 
     def build(
@@ -75,6 +78,8 @@ class House:
             world.clock,
             meter=self.meter,
             workers=2,
+            nearly_full=lambda: self.full,
+            audit_keep=timedelta(days=400),
             pace=Pace(resync=resync, wake=wake, supervise=supervise, trim=NEVER),
         )
         world.executor.ended = lambda _: self.daemon.slice_ended()
@@ -83,7 +88,12 @@ class House:
     def keeper_of(self, source: FakeSource, interval: timedelta | None = None) -> SourceKeeper:
         world = self.world
         catalogue = Catalogue(source.name, ["jobs/**/*.yaml"], max_limit=20)
-        return SourceKeeper(source, catalogue, world.store, (world.sink,), world.clock, interval=interval)
+        world.sources.append(source.name)
+        keeper = SourceKeeper(
+            source, catalogue, world.store, (world.sink,), world.clock, world.known, interval=interval
+        )
+        world.views[source.name] = SourceView(source, keeper.current)
+        return keeper
 
     def slow(self) -> SlowSource:
         """The world's source from now on is one like this."""

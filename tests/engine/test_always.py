@@ -11,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, JobKey, SliceId
+from reconciler.core.folding import fold, run_of
 from reconciler.core.reasons import Reason
+from reconciler.core.retrying import waits_for_retry
 from reconciler.engine.reconcile import Look
 from reconciler.ports import RequestKind, SliceWork
 from tests.builders import JOB, OTHER_JOB
@@ -26,7 +28,13 @@ STEERING = st.fixed_dictionaries(
         "suspend": st.sampled_from([False, False, True]),
         "onChange": st.sampled_from(["Finish", "StopAfterWave", "Cancel"]),
         "hostsPerProcess": st.sampled_from([None, None, 1]),
-    }
+    },
+    optional={
+        "retry": st.fixed_dictionaries(
+            {"limit": st.integers(1, 2)}, optional={"backoff": st.sampled_from(["1s", "1m"]), "unknown": st.booleans()}
+        ),
+        "timeouts": st.fixed_dictionaries({"run": st.sampled_from(["20s", "10m"])}),
+    },
 )
 
 
@@ -43,6 +51,7 @@ class Life(RuleBasedStateMachine):
         self.working: dict[SliceId, SliceWork] = {}
         self.version: dict[JobKey, int] = {JOB: 1, OTHER_JOB: 1}
         self.asked = 0
+        self.paused_after: int | None = None
         for key in (JOB, OTHER_JOB):
             self.world.commit(key.name, **steering)
         self.settle()
@@ -123,6 +132,41 @@ class Life(RuleBasedStateMachine):
         self.world.request(RequestKind.TRIGGER, f"request-{self.asked}", key)
         self.settle()
 
+    @rule(
+        key=JOBS,
+        which=st.sampled_from(["failed", "unfinished", "unknown"]),
+        at=st.sampled_from([None, "same", "latest"]),
+    )
+    def somebody_retries(self, key: JobKey, which: str, at: str | None) -> None:
+        self.asked += 1
+        run = self.world.store.observe(key).run
+        if run is not None:
+            arguments: dict[str, Any] = {"which": which, "revision": at}
+            self.world.request(RequestKind.RETRY, f"request-{self.asked}", key, run.job_id, **arguments)
+        self.settle()
+
+    @rule(key=JOBS, how=st.sampled_from(["success", "failed"]))
+    def somebody_resolves(self, key: JobKey, how: str) -> None:
+        unknown = [child for child in fold(self.world.store.observe(key)) if child.status is ChildStatus.UNKNOWN]
+        for child in unknown[:1]:
+            self.asked += 1
+            arguments: dict[str, Any] = {"host": child.host, "as": how}
+            self.world.request(
+                RequestKind.RESOLVE, f"request-{self.asked}", key, run_of(child), reason="seen", **arguments
+            )
+        self.settle()
+
+    @rule(paused=st.booleans())
+    def somebody_pauses_or_resumes(self, paused: bool) -> None:
+        if paused:
+            self.world.pause()
+            if self.paused_after is None:
+                self.paused_after = len(self.world.executor.started)
+        else:
+            self.world.resume()
+            self.paused_after = None
+        self.settle()
+
     @rule(version=st.integers(1, 3))
     def somebody_mends_the_playbook(self, version: int) -> None:
         self.world.change_playbook(f"- hosts: all\n  vars: {{version: {version}}}\n")
@@ -150,7 +194,21 @@ class Life(RuleBasedStateMachine):
         assert len(waves) == len({run for run, _ in waves}), waves
 
     @invariant()
-    def no_host_is_touched_twice_in_a_run(self) -> None:
+    def no_wave_begins_while_something_is_to_be_tried_again(self) -> None:
+        for key in (JOB, OTHER_JOB):
+            run = self.world.store.observe(key).run
+            if run is not None and run.open:
+                waiting = {child.wave or 0 for child in run.children if waits_for_retry(child)}
+                at_work = {part.wave for part in run.slices if part.state.open}
+                assert not waiting or max(at_work, default=0) <= min(waiting), (waiting, at_work)
+
+    @invariant()
+    def nothing_is_started_while_everything_is_paused(self) -> None:
+        if self.paused_after is not None:
+            assert len(self.world.executor.started) == self.paused_after
+
+    @invariant()
+    def no_host_is_touched_twice_in_an_attempt(self) -> None:
         assert not self.world.touched or max(self.world.touched.values()) == 1, self.world.touched
 
     @invariant()
@@ -168,6 +226,8 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         self.world.inventory.answer = self.good
+        self.world.resume()
+        self.paused_after = None
         for key in (JOB, OTHER_JOB):
             self.world.commit(key.name, extraVars={"version": self.version[key]}, limit=2)
         for work in self.working.values():
@@ -181,7 +241,7 @@ class Life(RuleBasedStateMachine):
             self.world.work()
             if len(self.world.begun) == before:
                 self.world.pass_time(min(pauses, default=0.0))
-        self.no_host_is_touched_twice_in_a_run()
+        self.no_host_is_touched_twice_in_an_attempt()
         assert self.world.store.at_rest("default") >= {JOB.name, OTHER_JOB.name}
 
 

@@ -118,6 +118,14 @@ def test_one_bad_file_does_not_stop_the_rest() -> None:
     assert [entry.path for entry in decision.rejected] == ["jobs/b.yaml"]
 
 
+def test_a_path_that_no_database_takes_is_rejected_and_stops_nothing_else() -> None:
+    repository = Repository(a=manifest("a"))
+    repository.source.write(f"jobs/{'deep/' * 200}b.yaml", manifest("b"))
+    decision = repository.sync()
+    assert repository.live == {"a"}
+    assert [entry.first.message for entry in decision.rejected] == ["its path has 1011 characters"]
+
+
 def test_one_bad_document_does_not_stop_the_others_of_its_file() -> None:
     repository = Repository(many="---\n".join([manifest("a"), manifest("b", limit=0), manifest("c")]))
     decision = repository.sync()
@@ -177,7 +185,7 @@ def test_a_manifest_that_is_gone_removes_its_job() -> None:
     repository.remove("web")
     decision = repository.sync()
     assert repository.live == {"db"}
-    assert (decision.held, decision.empty) == ((), False)
+    assert (decision.staying, decision.empty) == ((), False)
 
 
 def test_a_source_that_is_empty_all_of_a_sudden_removes_nothing() -> None:
@@ -187,7 +195,7 @@ def test_a_source_that_is_empty_all_of_a_sudden_removes_nothing() -> None:
     repository.remove("db")
     decision = repository.sync()
     assert decision.empty
-    assert set(decision.held) == repository.live == {"web", "db"}
+    assert set(decision.staying) == repository.live == {"web", "db"}
     assert decision.changed == ()
 
 
@@ -198,11 +206,11 @@ def test_a_rename_to_a_file_that_is_broken_holds_the_job_until_it_is_clear() -> 
     repository.write("www", BROKEN)
     for _ in range(3):
         decision = repository.sync()
-        assert decision.held == ("web",)
+        assert decision.staying == ("web",)
         assert "web" in repository.live
 
     repository.write("www", manifest("web"))
-    assert repository.sync().held == ()
+    assert repository.sync().staying == ()
     assert repository.records["web"].path == "jobs/www.yaml"
     assert repository.records["web"].generation == 1
     assert len(repository.causes) == 2, "the same spec under another path runs nothing"
@@ -213,7 +221,7 @@ def test_a_manifest_moved_into_a_file_of_others_that_is_broken_then_is_held() ->
     repository.sync()
     repository.remove("web")
     repository.write("db", BROKEN)
-    assert repository.sync().held == ("web",)
+    assert repository.sync().staying == ("web",)
     assert repository.live == {"web", "db"}
 
     repository.write("db", manifest("db"))
@@ -236,7 +244,7 @@ def test_a_file_that_was_broken_all_along_does_not_hold_a_removal() -> None:
     repository = Repository(web=manifest("web"), db=manifest("db"), old=BROKEN)
     repository.sync()
     repository.remove("web")
-    assert repository.sync().held == ()
+    assert repository.sync().staying == ()
     assert repository.live == {"db"}
 
 
@@ -245,7 +253,7 @@ def test_after_a_restart_an_unclear_file_holds_rather_than_removes() -> None:
     repository.sync()
     repository.remove("web")
     repository.restart()
-    assert repository.sync().held == ("web",)
+    assert repository.sync().staying == ("web",)
     assert "web" in repository.live
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from threading import Event
 from threading import enumerate as living_threads
 
 import pytest
 from structlog.testing import capture_logs
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.facts import ChildStatus, ManifestRecord, RunStatus, SliceId
+from reconciler.core.facts import ChildStatus, ManifestRecord, Revision, RunStatus, SliceId
 from reconciler.core.plans import Desired
 from reconciler.core.reasons import Reason
 from reconciler.core.status import JobStatus, Phase
 from reconciler.engine import daemon, queue, settling
 from reconciler.engine.resolve import Resolver
-from reconciler.ports import Snapshot, Spool
+from reconciler.ports import Snapshot, Spool, StoredEvent
 from tests.acceptance.workspace import wait_for
 from tests.builders import JOB, OTHER_JOB
 from tests.engine.houses import QUICK, House
+from tests.fakes.source import FakeSnapshot
 
 
 # -- once ------------------------------------------------------------------------------------------------------------
@@ -184,6 +187,42 @@ def test_a_process_whose_end_nobody_was_told_is_noticed(house: House) -> None:
     assert set(house.world.statuses().values()) == {ChildStatus.UNKNOWN}
 
 
+def test_what_a_daemon_elsewhere_opened_goes_on_from_a_copy_that_is_made_here(house: House) -> None:
+    house.world.commit(limit=2)
+    house.world.look()
+    house.world.work()
+    revision = house.world.run().revision
+    house.world.source.release(())
+    house.world.restart()
+    house.build().start()
+    wait_for(house.ended(), "the end of the run")
+    assert house.world.source.has_copy(revision)
+
+
+def test_a_copy_that_can_not_be_made_is_tried_again_at_each_reading(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = house.world.source.keep
+    asked: list[Revision] = []
+
+    def lost(revision: Revision) -> FakeSnapshot:
+        asked.append(revision)
+        if len(asked) < 3:
+            raise Unavailable(Reason.SOURCE_MOVED, "the source has no such commit any more")
+        return keep(revision)
+
+    house.world.commit(limit=2)
+    house.world.look()
+    house.world.source.release(())
+    monkeypatch.setattr(house.world.source, "keep", lost)
+    house.world.restart()
+    house.build(resync=QUICK).start()
+    wait_for(lambda: len(asked) == 3, "the copy")
+    readings = house.meter.syncs["default", "success"]
+    wait_for(lambda: house.meter.syncs["default", "success"] > readings + 3, "more readings")
+    assert asked == [house.world.run().revision] * 3
+
+
 # -- errors ----------------------------------------------------------------------------------------------------------
 def test_a_bug_in_one_job_does_not_stop_the_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     write = house.world.sink.write
@@ -256,6 +295,25 @@ def test_a_job_whose_looks_fail_says_so(house: House, monkeypatch: pytest.Monkey
     assert house.world.said().message == "a bug of reconciler; see its log"
     monkeypatch.setattr(Resolver, "resolve", resolve)
     wait_for(house.ended(), "the run")
+
+
+def test_one_that_hangs_is_told_from_one_that_has_nothing_to_do(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.daemon.start()
+    wait_for(lambda: house.daemon.idle() < 0.5, "a turn")
+    answers, asked = Event(), Event()
+    events_after = house.world.store.events_after
+
+    def hangs(sequence: int) -> Sequence[StoredEvent]:
+        asked.set()
+        answers.wait()
+        return events_after(sequence)
+
+    monkeypatch.setattr(house.world.store, "events_after", hangs)
+    assert asked.wait(60)
+    wait_for(lambda: house.daemon.idle() > 0.5, "it to be noticed")
+    house.world.store.away = True
+    answers.set()
+    wait_for(lambda: house.daemon.idle() < 0.5, "the next turn, though it fails")
 
 
 # -- tidying up ------------------------------------------------------------------------------------------------------

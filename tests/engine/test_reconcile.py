@@ -14,7 +14,7 @@ from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, Phase
 from reconciler.ports import Beat, Spool, SpooledLine
 from tests.builders import JOB, OTHER_JOB
-from tests.engine.worlds import LEASE, Crash, World, fails
+from tests.engine.worlds import LEASE, World, fails
 from tests.fakes.executor import FakeExecutor
 from tests.fakes.hosts import an_inventory
 
@@ -113,102 +113,6 @@ def test_a_broken_playbook_ends_the_run_with_its_first_wave() -> None:
     world.look()
     assert (world.run().status, world.run().reason) == (RunStatus.FAILED, Reason.PLAYBOOK_BROKEN)
     assert world.said().progress == "4/4 completed, 2 failed"
-
-
-# -- a crash ---------------------------------------------------------------------------------------------------------
-def plain_life(world: World) -> None:
-    for outcome_of in (fails("web-1"), fails(), fails()):
-        look_through_crashes(world)
-        world.work(outcome_of)
-    look_through_crashes(world)
-
-
-def cancelled_life(world: World) -> None:
-    look_through_crashes(world)
-    (work,) = world.begin_all()
-    if world.store.request("request-1") is None:
-        world.cancel()
-    look_through_crashes(world)
-    world.finish(work)
-    look_through_crashes(world)
-
-
-def life_with_a_lost_slice(world: World) -> None:
-    look_through_crashes(world)
-    (work,) = world.begin_all()
-    world.executor.end(work.slice_id)
-    look_through_crashes(world)
-    world.work()
-    look_through_crashes(world)
-    world.work()
-    look_through_crashes(world)
-
-
-def superseded_life(world: World) -> None:
-    look_through_crashes(world)
-    (work,) = world.begin_all()
-    world.commit(limit=2, extraVars={"version": 2})
-    look_through_crashes(world)
-    world.finish(work)
-    for _ in range(4):
-        look_through_crashes(world)
-        world.work()
-
-
-def triggered_life(world: World) -> None:
-    for _ in range(4):
-        look_through_crashes(world)
-        world.work()
-    world.trigger()
-    for _ in range(4):
-        look_through_crashes(world)
-        world.work()
-
-
-LIVES = {
-    "plain": plain_life,
-    "cancelled": cancelled_life,
-    "lost": life_with_a_lost_slice,
-    "superseded": superseded_life,
-    "triggered": triggered_life,
-}
-
-
-def look_through_crashes(world: World) -> None:
-    """Look; if the daemon crashes meanwhile, start another that looks again."""
-
-    try:
-        world.look()
-    except Crash:
-        world.restart()
-        world.keeper.sync()
-        world.look()
-
-
-def a_world() -> World:
-    world = World(hosts=5)
-    world.commit(limit=2)
-    return world
-
-
-@pytest.mark.parametrize("just_after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("life", LIVES)
-def test_wherever_the_daemon_crashes_each_thing_is_done_once(life: str, just_after: bool) -> None:
-    calm = a_world()
-    LIVES[life](calm)
-    assert not calm.run().open
-    assert len(calm.steps.done) > 8
-    for number, step in enumerate(calm.steps.done, start=1):
-        world = a_world()
-        world.steps.crash_at, world.steps.just_after = number, just_after
-        LIVES[life](world)
-        where = f"crashed at step {number}, {'after' if just_after else 'before'} {step}"
-        assert world.begun == calm.begun, where
-        assert world.executor.started == calm.executor.started, where
-        assert world.events() == calm.events(), where
-        assert world.store.runs(JOB, 10) == calm.store.runs(JOB, 10), where
-        assert world.store.metrics().counters == calm.store.metrics().counters, where
-        assert world.said() == calm.said(), where
 
 
 # -- processes that vanish -------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -16,18 +17,51 @@ from reconciler.core.manifest import Timeouts
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType
 from reconciler.engine.slice import Rhythm, SliceProcess
-from reconciler.ports import LogLine, PlaybookResult, SliceWork, SpooledLine, StopKind
+from reconciler.ports import LogLine, PlaybookResult, SliceStore, SliceWork, SpooledLine, StopKind
 from tests.acceptance.workspace import wait_for
+from tests.builders import outcome
 from tests.engine.worlds import World
 from tests.fakes.clock import RunningClock
 from tests.fakes.runner import FakeRunner
+from tests.fakes.store import FakeStore
 
 QUICK = Rhythm(
-    lease=timedelta(seconds=0.5),
+    lease=timedelta(seconds=1),
     renew=timedelta(seconds=0.02),
     ask=timedelta(seconds=0.01),
     record=timedelta(seconds=0.01),
+    leave=timedelta(seconds=0.05),
 )
+
+
+class Line:
+    """What is between a process and its store. `cut` are calls that do not arrive the next time, `lost` those that are
+    done and whose answer is lost; `silent` get no answer at all, before the line is `mended`."""
+
+    def __init__(self, store: FakeStore) -> None:
+        self.cut: set[str] = set()
+        self.lost: set[str] = set()
+        self.silent: set[str] = set()
+        self.mended = threading.Event()
+        self.asked: list[str] = []
+        self._store = store
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        do = getattr(self._store, name)
+
+        def call(*given: Any) -> Any:
+            self.asked.append(name)
+            if name in self.silent:
+                self.mended.wait()
+                raise Unavailable(Reason.STORE_UNAVAILABLE, "the connection was lost")
+            answer = None if name in self.cut else do(*given)
+            if name in self.cut | self.lost:
+                self.cut.discard(name)
+                self.lost.discard(name)
+                raise Unavailable(Reason.STORE_UNAVAILABLE, "the connection was lost")
+            return answer
+
+        return call
 
 
 class Spool:
@@ -60,25 +94,29 @@ class Bench:
         self.world.look()
         self.slice_id, self.fence = self.world.the_process()
         self.runner, self.spool = FakeRunner(), Spool()
+        self.line = Line(self.world.store)
         self.folder = folder
         self.wave = timedelta(hours=2)
+        self.max_log_bytes = 10 << 20
         self.recorded: bool | None = None
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         def timeouts(work: SliceWork) -> Timeouts:
-            return work.spec.timeouts.model_copy(update={"wave": self.wave})
+            steering: Timeouts = self.line.manifest(work.key).spec.timeouts
+            return steering.model_copy(update={"wave": self.wave})
 
         process = SliceProcess(
-            self.world.store,
+            cast(SliceStore, self.line),
             lambda _: self.runner,
             self.spool,
             self.world.clock,
             lambda *_: self.folder,
             QUICK,
             timeouts,
+            max_log_bytes=self.max_log_bytes,
         )
-        self.recorded = process.run(self.slice_id, self.fence, "worker-1", self.folder / "ansible")
+        self.recorded = process.run(self.slice_id, self.fence, "worker-1", "here", self.folder / "ansible")
 
     def start(self) -> None:
         self._thread.start()
@@ -95,6 +133,7 @@ class Bench:
 
     def close(self) -> None:
         self.world.store.away = False
+        self.line.mended.set()
         self.runner.end.set()
         if self._thread.ident is not None:
             self._thread.join(30)
@@ -208,10 +247,10 @@ def test_one_over_which_somebody_else_decided_stops_and_writes_nothing_more(benc
     bench.under_way()
     bench.world.store.lose(bench.slice_id, bench.fence, None)
     seen = bench.world.store.last_event()
-    bench.ended()
+    assert not bench.ended()
     assert bench.runner.told is StopKind.LOST
     assert set(bench.world.reasons().values()) == {Reason.SLICE_LOST}
-    assert (bench.world.store.last_event(), bench.spool.results) == (seen, [])
+    assert bench.world.store.last_event() == seen
 
 
 def test_a_store_that_is_away_for_a_moment_costs_nothing(bench: Bench) -> None:
@@ -252,3 +291,109 @@ def test_a_wave_that_takes_too_long_is_ended(bench: Bench) -> None:
     assert bench.ended()
     assert bench.runner.told is StopKind.DEADLINE
     assert bench.state is SliceState.FINISHED
+
+
+# -- a database that is away, or answers nobody ----------------------------------------------------------------------
+def test_a_lease_whose_renewal_gets_no_answer_is_over_for_whoever_follows_the_playbook(bench: Bench) -> None:
+    """The thread that renews it waits for ever inside the database; nobody may wait for that thread."""
+    bench.line.silent = {"heartbeat", "stop_requested"}
+    bench.under_way()
+    assert not bench.ended()
+    assert bench.runner.told is StopKind.LOST
+    assert bench.state is SliceState.STARTED
+
+
+@pytest.mark.parametrize("asked", ["claim", "manifest", "mark_started", "append_logs", "finish"])
+def test_a_store_that_is_away_is_asked_again(bench: Bench, asked: str) -> None:
+    bench.line.cut = {asked}
+    bench.runner.lines = (LogLine("web-1", "ok: [web-1]"),)
+    bench.runner.end.set()
+    bench.start()
+    assert bench.ended()
+    assert bench.line.asked.count(asked) > 1
+    assert set(bench.world.statuses().values()) == {ChildStatus.SUCCESS}
+    assert len(bench.runner.works) == 1
+
+
+def test_a_start_whose_answer_was_lost_is_begun_once(bench: Bench) -> None:
+    bench.line.lost = {"mark_started"}
+    bench.runner.end.set()
+    bench.start()
+    assert bench.ended()
+    assert bench.line.asked.count("mark_started") == 2
+    assert set(bench.world.statuses().values()) == {ChildStatus.SUCCESS}
+
+
+def test_an_end_whose_answer_was_lost_counts_as_recorded(bench: Bench) -> None:
+    bench.line.lost = {"finish"}
+    bench.runner.end.set()
+    bench.start()
+    assert bench.ended()
+    assert bench.world.store.metrics().counters["children_finished_total"]["success",] == 2
+
+
+def test_what_may_not_begin_for_too_long_touched_no_host_and_is_begun_by_the_next(bench: Bench) -> None:
+    bench.runner.prepared = lambda: setattr(bench.world.store, "away", True)
+    bench.start()
+    assert not bench.ended()
+    assert not bench.runner.running.is_set()
+    bench.world.store.away = False
+    assert bench.state is SliceState.CLAIMED
+    bench.world.executor.end(bench.slice_id)
+    bench.world.look()
+    (part,) = bench.world.run().slices
+    assert (part.state, part.fence) == (SliceState.PLANNED, 2)
+
+
+def test_told_to_stop_between_its_claim_and_its_start_it_ends_without_a_daemon(bench: Bench) -> None:
+    bench.runner.prepared = bench.world.cancel
+    bench.start()
+    bench.ended()
+    assert not bench.runner.running.is_set()
+    assert (bench.state, set(bench.world.statuses().values())) == (SliceState.CANCELLED, {ChildStatus.SKIPPED})
+
+
+def test_many_lines_of_an_outage_come_in_order_and_none_is_missing(bench: Bench) -> None:
+    bench.runner.lines = tuple(LogLine("web-1", f"line {number}") for number in range(5000))
+    bench.line.lost = {"append_logs"}
+    bench.under_way()
+    bench.runner.end.set()
+    assert bench.ended()
+    log = bench.world.store.log(bench.world.run().job_id, "web-1", None, 0)
+    assert [line.text for line in log] == [f"line {number}" for number in range(5000)]
+
+
+# -- what is left behind ---------------------------------------------------------------------------------------------
+def test_what_was_proven_before_the_lease_was_lost_is_in_the_spool_and_nothing_else(bench: Bench) -> None:
+    bench.runner.proven = (outcome("web-2", ChildStatus.FAILED),)
+    bench.under_way()
+    bench.world.store.away = True
+    assert not bench.ended()
+    (result,) = bench.spool.results
+    assert result.outcomes == (outcome("web-2", ChildStatus.FAILED),)
+
+
+def test_while_a_process_can_not_be_ended_its_hosts_are_not_freed(bench: Bench) -> None:
+    bench.runner.unended = True
+    bench.runner.end.set()
+    bench.start()
+    assert not bench.ended()
+    assert bench.state is SliceState.STARTED
+    (result,) = bench.spool.results
+    assert result.unended
+    assert {found.status for found in result.outcomes} == {ChildStatus.SUCCESS}
+
+
+# -- logs ------------------------------------------------------------------------------------------------------------
+def test_a_log_that_is_too_long_keeps_its_beginning_and_its_end_in_store_and_spool(bench: Bench) -> None:
+    bench.max_log_bytes = 64 << 10
+    bench.runner.lines = tuple(LogLine("web-1", f"{number:06} {'x' * 100}") for number in range(100_000))
+    bench.under_way()
+    bench.runner.end.set()
+    assert bench.ended()
+    log = [line.text for line in bench.world.store.log(bench.world.run().job_id, "web-1", None, 0)]
+    assert sum(len(text) for text in log) < bench.max_log_bytes
+    assert sum(len(line.text) for line in bench.spool.lines) < bench.max_log_bytes
+    assert (log[0][:6], log[-1][:6]) == ("000000", "099999")
+    (mark,) = [text for text in log if "left out" in text]
+    assert mark.startswith("… 99,")

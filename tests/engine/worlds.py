@@ -21,7 +21,7 @@ from reconciler.engine.catalogue import Catalogue
 from reconciler.engine.reconcile import Look, Reconciler, SourceView
 from reconciler.engine.resolve import Resolver
 from reconciler.engine.settling import Settler
-from reconciler.engine.sources import SourceKeeper
+from reconciler.engine.sources import KnownSources, SourceKeeper
 from reconciler.ports import (
     Beat,
     Clock,
@@ -78,6 +78,12 @@ class LintedSink:
     def remove(self, key: JobKey) -> None:
         self.statuses.pop(key, None)
 
+    def has_jobs(self, source: str) -> bool:
+        return any(key.source == source and self.has_job(key) for key in self.statuses)
+
+    def has_job(self, key: JobKey) -> bool:
+        return key in self.statuses and self.statuses[key].metadata.generation > 0
+
 
 class Crash(Exception):
     """The daemon is no more."""
@@ -94,13 +100,16 @@ class Steps:
             "open_run",
             "admit",
             "skip",
+            "give_up_retries",
+            "hold_run",
             "finish_run",
             "stop_slices",
             "withdraw_slices",
             "requeue",
             "lose",
-            "accept_trigger",
+            "accept_cause",
             "accept_cancel",
+            "accept_resolve",
             "refuse_request",
             "save_status",
             "trim",
@@ -154,12 +163,16 @@ class World:
         self.inventory = FakeHosts(an_inventory(self.names))
         self.sink = LintedSink(self.clock)
         self.steps = Steps()
+        self.sources = ["default"]
+        """Those that the settings name."""
+        self.views: dict[str, SourceView] = {}
+        self.known = KnownSources(self.store, self.sources, self.sink)
         self.max_running = max_running
         self.lease = LEASE
         self.begun: list[str] = []
         """Hosts in the order in which a playbook began on them."""
-        self.touched: Counter[tuple[str, str]] = Counter()
-        """How often a playbook began on a host in a run."""
+        self.touched: Counter[tuple[str, str, int]] = Counter()
+        """How often a playbook began on a host in an attempt of a run."""
         self.restart()
 
     def restart(self) -> None:
@@ -169,8 +182,8 @@ class World:
         sinks = (cast(Sink, self.steps.through(self.sink)),)
         limits = Limits(self.max_running)
         catalogue = Catalogue("default", ["jobs/**/*.yaml"], max_limit=20)
-        self.keeper = SourceKeeper(self.source, catalogue, self.store, (self.sink,), self.clock)
-        view = SourceView(self.source, self.keeper.current)
+        self.keeper = SourceKeeper(self.source, catalogue, self.store, (self.sink,), self.clock, self.known)
+        self.views["default"] = SourceView(self.source, self.keeper.current)
         executor = cast(Executor, self.steps.through(self.executor))
         self.settler = Settler(store, executor, self.clock, self.lease)
         self.reconciler = Reconciler(
@@ -178,7 +191,7 @@ class World:
             executor,
             Resolver(self.inventory, limits, self._learn),
             sinks,
-            {"default": view}.get,
+            self.views.get,
             self.clock,
             max_running=self.max_running,
             status_children=200,
@@ -211,14 +224,50 @@ class World:
         self.source.write("playbooks/patch.yml", text)
         self.keeper.sync()
 
-    def request(self, kind: RequestKind, request_id: str = "request-1", key: JobKey = JOB, run: str = "") -> None:
-        self.store.add_request(Request(request_id, kind, key, run or None, "kim", "", self.clock.now()))
+    def request(
+        self,
+        kind: RequestKind,
+        request_id: str = "request-1",
+        key: JobKey = JOB,
+        run: str = "",
+        reason: str = "",
+        **arguments: Any,
+    ) -> Request:
+        now = self.clock.now()
+        request = Request(request_id, kind, key, run or None, "kim", reason, now, arguments=arguments)
+        self.store.add_request(request)
+        return request
 
     def cancel(self, request_id: str = "request-1") -> None:
         self.request(RequestKind.CANCEL, request_id, run=self.run().job_id)
 
     def trigger(self, request_id: str = "request-1") -> None:
         self.request(RequestKind.TRIGGER, request_id)
+
+    def retry(self, request_id: str = "request-1", **arguments: Any) -> None:
+        self.request(RequestKind.RETRY, request_id, run=self.run().job_id, **arguments)
+
+    def resolve(self, host: str, how: str, request_id: str = "request-1") -> None:
+        arguments: dict[str, Any] = {"host": host, "as": how}
+        self.request(RequestKind.RESOLVE, request_id, run=self.run().job_id, reason="looked at it", **arguments)
+
+    def answer(self, request_id: str = "request-1") -> str | None:
+        """What came of a request."""
+        request = self.store.request(request_id)
+        assert request is not None
+        return request.result
+
+    def pause(self, source: str = "") -> None:
+        key = JobKey(source, "")
+        self.store.pause(
+            Request(f"pause-{len(self.events())}", RequestKind.PAUSE, key, None, "kim", "", self.clock.now())
+        )
+
+    def resume(self, source: str = "") -> None:
+        key = JobKey(source, "")
+        self.store.resume(
+            Request(f"resume-{len(self.events())}", RequestKind.RESUME, key, None, "kim", "", self.clock.now())
+        )
 
     # -- what the daemon does ----------------------------------------------------------------------------------------
     def look(self, key: JobKey = JOB) -> Look:
@@ -252,11 +301,11 @@ class World:
         if work is None or not self.store.mark_started(slice_id, fence):
             return None
         self.begun += work.hosts
-        self.touched.update((work.run, host) for host in work.hosts)
+        self.touched.update((work.run, host, work.attempt) for host in work.hosts)
         return work
 
     def claim(self, slice_id: SliceId, fence: int) -> SliceWork | None:
-        return self.store.claim(slice_id, fence, "worker-1", LEASE)
+        return self.store.claim(slice_id, fence, "worker-1", LEASE, "here")
 
     def finish(self, work: SliceWork, outcome_of: OutcomeOf = succeeds, error: RunError | None = None) -> None:
         """Its playbook has ended, or was ended because it was told to stop."""

@@ -6,6 +6,7 @@ import hmac
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from urllib.parse import quote
 
@@ -48,10 +49,15 @@ def pokes() -> list[str]:
 
 @pytest.fixture
 def server(pokes: list[str]) -> Iterator[WebServer]:
+    def poke(name: str) -> bool:
+        pokes.append(name)
+        return True
+
     hooks = {
-        "fleet": Hook(SECRET, lambda: pokes.append("fleet")),
-        "network": Hook(b"another secret", lambda: pokes.append("network")),
-        "open": Hook(b"", lambda: pokes.append("open")),
+        "fleet": Hook(SECRET, partial(poke, "fleet")),
+        "network": Hook(b"another secret", partial(poke, "network")),
+        "open": Hook(b"", partial(poke, "open")),
+        "unread": Hook(SECRET, lambda: False),
     }
     server = WebServer(build_web(lambda: b"", Health, hooks), "127.0.0.1:0")
     server.start()
@@ -78,6 +84,11 @@ def problem(answer: httpx.Response, status: int) -> str:
 
 
 # -- signatures ------------------------------------------------------------------------------------------------------
+def test_where_nobody_reads_the_source_the_git_server_is_told_so(client: httpx.Client) -> None:
+    answer = client.post("/hooks/git/unread", content=BODY, headers=github(SECRET, BODY))
+    assert "standby" in problem(answer, 503)
+
+
 @forges
 def test_who_has_the_secret_pokes_the_source(client: httpx.Client, pokes: list[str], sign: Sign) -> None:
     answer = client.post(PATH, content=BODY, headers=sign(SECRET, BODY))
@@ -228,4 +239,4 @@ def exchange(server: WebServer, parts: list[bytes]) -> bytes:
 
 
 def test_a_secret_is_not_shown_where_a_hook_is() -> None:
-    assert repr(SECRET) not in repr(Hook(SECRET, lambda: None))
+    assert repr(SECRET) not in repr(Hook(SECRET, lambda: True))

@@ -64,6 +64,18 @@ def test_not_ready_says_why_and_the_process_is_alive_all_the_same(client: httpx.
     assert client.get("/readyz").status_code == 200
 
 
+def test_a_standby_is_ready_and_says_who_leads(client: httpx.Client, daemon: Daemon) -> None:
+    daemon.health = Health(state="standby: server-1:4711 leads")
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.text) == (200, "standby: server-1:4711 leads\n")
+
+
+def test_what_people_should_know_is_no_problem(client: httpx.Client, daemon: Daemon) -> None:
+    daemon.health = Health(notes=("paused by kim",))
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.text) == (200, "ready\npaused by kim\n")
+
+
 def test_nothing_else_is_there(client: httpx.Client) -> None:
     assert client.get("/docs").status_code == 404
     assert client.get("/openapi.json").status_code == 404

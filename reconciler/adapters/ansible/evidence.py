@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from reconciler.adapters.ansible.logs import plain, task_name
+from reconciler.adapters.ansible.events import Event, mapping, one_line, task_name
 
 _RESULT_OF_HOST = re.compile(r"runner_on_(ok|failed|unreachable|skipped)")
-_SAID_AT_MOST = 500
+_SAID_AT_MOST, _OF_A_LINE = 500, 2000
+_FAILURES_AT_MOST = 100
+"""Of one host: that of a loop which includes tasks and rescues them would fill the memory. After the one that counts
+there are only those of `always` sections."""
+
+_ERRORS_AT_MOST = 5
+
+LARGEST_COUNT = 2**31 - 1
+"""What a column of integers takes."""
 _DEBUGGER = "(debug)> "
 
 
@@ -21,9 +29,9 @@ _DEBUGGER = "(debug)> "
 class HostTrace:
     """What was seen of one host."""
 
-    failures: list[Mapping[str, Any]] = field(default_factory=list)
-    """The data of those that were not ignored. They may have been rescued."""
-    unreachable: Mapping[str, Any] | None = None
+    failures: list[Event] = field(default_factory=list)
+    """Those that were not ignored. They may have been rescued."""
+    unreachable: Event | None = None
     inside: str | None = None
     """The task it is in."""
     began: datetime | None = None
@@ -45,46 +53,41 @@ class Evidence:
     stopped_at: datetime | None = None
     """When it was told to end: a failure later than that is of our making, and proves nothing."""
 
-    def add(self, event: Mapping[str, Any]) -> None:
-        kind, data = event["event"], event.get("event_data") or {}
-        host = data.get("host")
-        if isinstance(host, str) and kind.startswith("runner_"):
-            self._add_of_host(kind, data, _instant(event), self.traces.setdefault(host, HostTrace()))
-        elif kind == "playbook_on_stats":
-            self.stats = data
-        elif kind == "playbook_on_vars_prompt":
-            self.prompted = str(data.get("varname"))
-        elif kind in ("verbose", "error") and (text := plain(event.get("stdout", "")).rstrip()):
+    def add(self, event: Event) -> None:
+        if event.host is not None and event.kind.startswith("runner_"):
+            self._add_of_host(event, self.traces.setdefault(event.host, HostTrace()))
+        elif event.kind == "playbook_on_stats":
+            self.stats = event.data
+        elif event.kind == "playbook_on_vars_prompt":
+            self.prompted = one_line(event.data.get("varname"))
+        elif event.kind in ("verbose", "error") and (text := event.printed.rstrip()):
             self.debugged = self.debugged or _DEBUGGER in f"{text} "
-            self.said.append(text)
+            self.said.append(text[:_OF_A_LINE])
             del self.said[:-_SAID_AT_MOST]
 
-    def _add_of_host(self, kind: str, data: Mapping[str, Any], at: datetime, trace: HostTrace) -> None:
-        if kind in ("runner_on_failed", "runner_on_unreachable") and self.stopped_at and at > self.stopped_at:
+    def _add_of_host(self, event: Event, trace: HostTrace) -> None:
+        at = event.made_at
+        if event.kind in ("runner_on_failed", "runner_on_unreachable") and self.stopped_at and at > self.stopped_at:
             return
         trace.began = trace.began or at
         trace.ended = at
-        if kind == "runner_on_start":
-            trace.inside = task_name(data)
-        elif _RESULT_OF_HOST.fullmatch(kind):
+        if event.kind == "runner_on_start":
+            trace.inside = task_name(event.data)
+        elif _RESULT_OF_HOST.fullmatch(event.kind):
             trace.inside = None
-        if kind == "runner_on_failed" and not data.get("ignore_errors"):
-            trace.failures.append(data)
-        elif kind == "runner_on_unreachable":
-            trace.unreachable = data
+        if event.kind == "runner_on_failed" and not event.data.get("ignore_errors"):
+            trace.failures.append(event)
+            del trace.failures[:-_FAILURES_AT_MOST]
+        elif event.kind == "runner_on_unreachable":
+            trace.unreachable = event
 
     def trace(self, host: str) -> HostTrace:
         return self.traces.get(host) or HostTrace()
 
     def count(self, name: str, host: str) -> int:
         """One of Ansible's own counts; 0 while it has not given any."""
-        return int((self.stats or {}).get(name, {}).get(host, 0))
-
-
-def _instant(event: Mapping[str, Any]) -> datetime:
-    """When Ansible made it, not when we came to read it."""
-    said = event.get("created")
-    return datetime.fromisoformat(said) if isinstance(said, str) else datetime.now(UTC)
+        count = mapping((self.stats or {}).get(name)).get(host)
+        return int(min(count, LARGEST_COUNT)) if isinstance(count, int) and count > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,30 +164,80 @@ class Report:
             gone=frozenset(start.get("gone", ())),
             failed=frozenset(last.get("failed", ())),
             unreachable=frozenset(last.get("unreachable", ())),
-            rescued=frozenset(last.get("rescued", ())),
+            rescued=frozenset(last.get("rescued") or ()),
             own_failure=own,
             cleared=cleared,
             decisive=decisive,
             idle=frozenset() if tags is None else _idle(plays, planned, frozenset(tags["worked"])),
             tags=None if tags is None else Tags(tuple(tags["only"]), tuple(tags["skip"])),
-            errors=tuple(f"{line['of']}: {line['message']}" for line in of_kind["error"]),
+            errors=tuple(one_line(f"{line['of']}: {line['message']}") for line in of_kind["error"][:_ERRORS_AT_MOST]),
         )
 
 
 def report_lines(text: str) -> list[dict[str, Any]]:
-    """The companion's lines. One that can't be read, for the disk was full or damaged, becomes an error; the last one,
-    cut off when Ansible was killed, is left out."""
+    """The companion's lines. One that can't be read, for the disk was full or damaged or somebody else wrote it, becomes
+    an error; the last one, cut off when Ansible was killed, is left out."""
     return [_report_line(number, line) for number, line in enumerate(text.split("\n")[:-1], start=1)]
 
 
 def _report_line(number: int, text: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         line = None
-    if isinstance(line, dict) and "kind" in line:
+    if isinstance(line, dict) and _is_whole(line):
         return line
     return {"kind": "error", "of": "report", "message": f"line {number} can't be read"}
+
+
+def _is_whole(line: Mapping[str, Any]) -> bool:
+    kind = line.get("kind")
+    parts = _PARTS.get(kind) if isinstance(kind, str) else None
+    return parts is not None and all(is_sound(line.get(part)) for part, is_sound in parts.items())
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_names_if_any(value: object) -> bool:
+    return value is None or _are_names(value)
+
+
+def _are_plays(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(play, dict)
+        and _is_text(play.get("play"))
+        and "targeted" in play
+        and _are_names_if_any(play["targeted"])
+        for play in value
+    )
+
+
+def _are_tags_if_any(value: object) -> bool:
+    parts = ("only", "skip", "worked")
+    return value is None or (isinstance(value, dict) and all(_are_names(value.get(part)) for part in parts))
+
+
+_GIVEN_UP: Mapping[str, Callable[[object], bool]] = {"failed": _are_names, "unreachable": _are_names}
+
+_PARTS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
+    "playbook": {"plays": _are_plays, "gone": _are_names},
+    "play": {"play": _is_text, "planned": _are_names, **_GIVEN_UP},
+    "cleared": {"hosts": _are_names},
+    "held": {"at": _is_number, "host": _is_text, "task": _is_text, "failures": _is_number, **_GIVEN_UP},
+    "end": {"plays": _are_plays, "rescued": _are_names_if_any, "tags": _are_tags_if_any, **_GIVEN_UP},
+    "error": {"of": _is_text, "message": _is_text},
+}
+"""What the companion writes: kinds of lines, and what each has."""
 
 
 def _failures(lines: Sequence[Mapping[str, Any]]) -> tuple[frozenset[str], frozenset[str], dict[str, str]]:

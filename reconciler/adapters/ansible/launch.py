@@ -9,6 +9,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -138,6 +139,11 @@ class Folder:
     """Of the ssh connections that its tasks share: made by Ansible when it needs it."""
 
     @property
+    def left(self) -> Path:
+        """Says where `sockets` are, for whoever has to tidy up when the process of the slice can't."""
+        return self.path / "left"
+
+    @property
     def hosts(self) -> Path:
         return self.path / "hosts"
 
@@ -216,6 +222,9 @@ def runner_config(work: PlaybookWork, options: AnsibleOptions, playbook: Path, f
         quiet=True,
     )
     config.prepare()
+    # It waits for questions, and keeps all that was printed since it last met one: so each piece counts as one, to which
+    # nothing is answered.
+    config.expect_passwords = {re.compile(".+", re.DOTALL): None, **config.expect_passwords}
     config.command[:1] = [sys.executable, "-I", "-S", "-c", ALONE, str(playbook)]
     config.env = {name: config.env[name] for name in _OF_RUNNER} | _environment(work, options, user, folder)
     return config

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reconciler.adapters.ansible.events import Event, mapping, one_line, plain, sequence, shown, task_name, uuid_of
 from reconciler.core.facts import HostOutcome
 from reconciler.ports import LogLine
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _BANNER = re.compile(r" \*{3,}$", re.M)
 
-_DELEGATED = re.compile(r"\[[^\]]+ -> ([^\]]+)\]")
+_DELEGATED = re.compile(r"^[a-z]+: \[[^\]\n]{1,253} -> ([^\]\n]{1,253})\]", re.M)
 
 _WORDS = {
     "runner_on_ok": "ok",
@@ -36,33 +34,22 @@ _NOT_FOR_THE_RUN = ("playbook_on_task_start", "playbook_on_include", "playbook_o
 """Without a host, and said better in the logs of the hosts."""
 
 
-def plain(text: str) -> str:
-    """Without terminal codes and control characters, and with `\\n` alone as line end."""
-    return _CONTROL.sub("", _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def task_name(data: Mapping[str, Any]) -> str:
-    """As people see it, with its role."""
-    task, role = str(data.get("task", "")), data.get("role")
-    return f"{role} : {task}" if role and not task.startswith(f"{role} : ") else task
-
-
 def item_label(result: Mapping[str, Any]) -> str:
     """Which item of a loop this is, as loop_control.label has it."""
-    label = result.get("_ansible_item_label", result.get("item"))
-    return " ".join(plain(label if isinstance(label, str) else json.dumps(label, default=str)).split("\n"))
+    return one_line(result.get("_ansible_item_label", result.get("item")))
 
 
 def message_of(result: Mapping[str, Any]) -> str:
     """Why a task failed, in one message."""
     if "censored" in result:
-        return str(result["censored"])
+        return shown(result["censored"])
     said = next(
-        (text for name in ("msg", "reason", "stderr", "module_stderr") if (text := _text(result.get(name)))), ""
+        (text for field in ("msg", "reason", "stderr", "module_stderr") if (text := shown(result.get(field)))), ""
     )
     if said == "non-zero return code":
-        stderr = _text(result.get("stderr"))
-        return f"{said} {result.get('rc')}: {stderr}" if stderr else f"{said} {result.get('rc')}"
+        said = f"{said} {one_line(result.get('rc'))}"
+        stderr = shown(result.get("stderr"))
+        return f"{said}: {stderr}" if stderr else said
     return said or "the task failed and said nothing"
 
 
@@ -79,7 +66,7 @@ class Logbook:
         self._handlers: set[str] = set()
         self._warned: set[str] = set()
 
-    def lines(self, event: Mapping[str, Any]) -> Iterator[LogLine]:
+    def lines(self, event: Event) -> Iterator[LogLine]:
         for line in self._lines(event):
             yield LogLine(line.host, plain(line.text).replace(self._home, ""))
 
@@ -92,38 +79,34 @@ class Logbook:
         yield LogLine(outcome.host, f"RECAP {outcome.status}{reason}{told}")
         yield from (LogLine(outcome.host, f"  {line}") for line in outcome.message.splitlines())
 
-    def _lines(self, event: Mapping[str, Any]) -> Iterator[LogLine]:
-        kind, data = event["event"], event.get("event_data") or {}
-        host = data.get("host")
-        if isinstance(host, str):
-            yield from self._lines_of_host(kind, data, host, event)
+    def _lines(self, event: Event) -> Iterator[LogLine]:
+        if event.host is not None:
+            yield from self._lines_of_host(event, event.host)
             return
-        if kind == "playbook_on_task_start" and data.get("is_conditional"):
-            self._handlers.add(uuid_of(data.get("task_uuid")))
-        if kind not in _NOT_FOR_THE_RUN and (text := _BANNER.sub("", plain(event.get("stdout", ""))).strip("\n")):
+        if event.kind == "playbook_on_task_start" and event.data.get("is_conditional"):
+            self._handlers.add(uuid_of(event.data.get("task_uuid")))
+        if event.kind not in _NOT_FOR_THE_RUN and (text := _BANNER.sub("", event.printed).strip("\n")):
             yield LogLine(None, text)
 
-    def _lines_of_host(
-        self, kind: str, data: Mapping[str, Any], host: str, event: Mapping[str, Any]
-    ) -> Iterator[LogLine]:
-        if kind == "runner_on_start":  # at once, for it may hang in there
-            yield from self._heading(host, data)
-        elif kind == "runner_on_file_diff":
+    def _lines_of_host(self, event: Event, host: str) -> Iterator[LogLine]:
+        if event.kind == "runner_on_start":  # at once, for it may hang in there
+            yield from self._heading(host, event.data)
+        elif event.kind == "runner_on_file_diff":
             # Ansible has formatted it, and left it out where nothing changed
-            if text := plain(event.get("stdout", "")).strip("\n"):
-                yield from self._heading(host, data)
+            if text := event.printed.strip("\n"):
+                yield from self._heading(host, event.data)
                 yield LogLine(host, text)
-        elif kind in _WORDS and not (kind == "runner_on_ok" and _is_loop(data)):
-            yield from self._heading(host, data)
-            yield LogLine(host, _line(kind, data, event))
-            yield from (LogLine(host, f"  {line}") for line in _details(kind, data))
-        yield from self._warnings(host, data.get("res") or {})
+        elif event.kind in _WORDS and not (event.kind == "runner_on_ok" and _is_loop(event.result)):
+            yield from self._heading(host, event.data)
+            yield LogLine(host, _line(event))
+            yield from (LogLine(host, f"  {line}") for line in _details(event))
+        yield from self._warnings(host, event.result)
 
     def _heading(self, host: str, data: Mapping[str, Any]) -> Iterator[LogLine]:
         play, task = uuid_of(data.get("play_uuid")), uuid_of(data.get("task_uuid"))
         if self._played.get(host) != play:
             self._played[host] = play
-            yield LogLine(host, f"PLAY [{data.get('play', '')}]")
+            yield LogLine(host, f"PLAY [{one_line(data.get('play'))}]")
         if self._headed.get(host) != task:
             self._headed[host] = task
             yield LogLine(host, f"{'HANDLER' if task in self._handlers else 'TASK'} [{task_name(data)}]")
@@ -132,10 +115,10 @@ class Logbook:
         """Ansible gives them with the result, and once more with that of the whole loop."""
         if "censored" in result:
             return
-        said = [("WARNING", warning) for warning in result.get("warnings") or ()]
-        said += [("DEPRECATED", _deprecation(entry)) for entry in result.get("deprecations") or ()]
+        said = [("WARNING", warning) for warning in sequence(result.get("warnings"))]
+        said += [("DEPRECATED", _deprecation(entry)) for entry in sequence(result.get("deprecations"))]
         for word, warning in said:
-            text = f"[{word}] {host}: {_text(warning)}"
+            text = f"[{word}] {host}: {shown(warning)}"
             if text not in self._warned:
                 self._warned.add(text)
                 yield LogLine(None, text)
@@ -145,70 +128,62 @@ def _deprecation(entry: object) -> object:
     return entry.get("msg") if isinstance(entry, Mapping) else entry
 
 
-def uuid_of(value: object) -> str:
-    """ansible-runner appends a number to one that comes again: another batch, or another host of a free strategy."""
-    return str(value).split("_", maxsplit=1)[0]
-
-
-def _is_loop(data: Mapping[str, Any]) -> bool:
+def _is_loop(result: Mapping[str, Any]) -> bool:
     """Its items have said it all."""
-    return isinstance((data.get("res") or {}).get("results"), list)
+    return isinstance(result.get("results"), list)
 
 
-def _line(kind: str, data: Mapping[str, Any], event: Mapping[str, Any]) -> str:
-    result = data.get("res") or {}
-    word = _WORDS[kind]
+def _line(event: Event) -> str:
+    result, word = event.result, _WORDS[event.kind]
     # of a hidden result only Ansible's own line tells
-    if word == "ok" and (result.get("changed") or str(event.get("stdout", "")).startswith("changed:")):
+    if word == "ok" and (result.get("changed") or event.printed.startswith("changed:")):
         word = "changed"
-    on = f" (delegated to {_delegate(result, event)})" if result.get("_ansible_delegated_vars") else ""
-    item = f" (item={item_label(result)})" if kind.startswith("runner_item") and "censored" not in result else ""
-    if kind == "runner_retry":
-        item = f" ({result.get('retries', 0) - result.get('attempts', 0)} left)"
-    ignored = " (ignored)" if data.get("ignore_errors") and word == "failed" else ""
+    on = f" (delegated to {_delegate(event)})" if result.get("_ansible_delegated_vars") else ""
+    item = f" (item={item_label(result)})" if event.kind.startswith("runner_item") and "censored" not in result else ""
+    if event.kind == "runner_retry":
+        item = _tries_left(result.get("retries", 0), result.get("attempts", 0))
+    ignored = " (ignored)" if event.data.get("ignore_errors") and word == "failed" else ""
     return f"{word}{on}{item}{ignored}"
 
 
-def _delegate(result: Mapping[str, Any], event: Mapping[str, Any]) -> str:
+def _tries_left(retries: object, attempts: object) -> str:
+    return f" ({retries - attempts} left)" if isinstance(retries, int) and isinstance(attempts, int) else ""
+
+
+def _delegate(event: Event) -> str:
     """Its name is in Ansible's own line only; the result has its address."""
-    shown = _DELEGATED.search(plain(event.get("stdout", "")))
-    return shown[1] if shown else str(result["_ansible_delegated_vars"].get("ansible_host"))
+    found = _DELEGATED.search(event.printed)
+    return found[1] if found else one_line(mapping(event.result["_ansible_delegated_vars"]).get("ansible_host"))
 
 
-def _details(kind: str, data: Mapping[str, Any]) -> Iterator[str]:
+def _details(event: Event) -> Iterator[str]:
     """What is worth a line beside the word: all of a failure, and what debug and its like are there to say."""
-    result = data.get("res") or {}
+    result = event.result
     if "censored" in result:
-        yield str(result["censored"])
-    elif kind in _FAILED and isinstance(result.get("results"), list):
-        yield from _text(result.get("msg")).splitlines()
-    elif kind in _FAILED:
+        yield shown(result["censored"])
+    elif event.kind in _FAILED and _is_loop(result):
+        yield from shown(result.get("msg")).splitlines()
+    elif event.kind in _FAILED:
         if "rc" in result:
-            yield f"rc: {result['rc']}"
-        yield from _text(result.get("msg") or result.get("reason")).splitlines()
-        for name in ("stdout", "stderr", "module_stdout", "module_stderr"):
-            yield from _field(name, _text(result.get(name)))
+            yield f"rc: {one_line(result['rc'])}"
+        yield from shown(result.get("msg") or result.get("reason")).splitlines()
+        for field in ("stdout", "stderr", "module_stdout", "module_stderr"):
+            yield from _field(field, shown(result.get(field)))
     elif result.get("_ansible_verbose_always") and "msg" in result:
-        yield from _text(result["msg"]).splitlines()
+        yield from shown(result["msg"]).splitlines()
     elif result.get("_ansible_verbose_always"):
-        for name, value in result.items():
-            if name not in _BESIDE and not name.startswith(("_ansible_", "ansible_loop")):
-                yield from _field(name, _text(value))
+        for field, value in result.items():
+            if field not in _BESIDE and not field.startswith(("_ansible_", "ansible_loop")):
+                yield from _field(field, shown(value))
 
 
 _BESIDE = frozenset({"changed", "failed", "skipped", "item", "warnings", "deprecations", "invocation"})
 
 
-def _field(name: str, text: str) -> Iterator[str]:
+def _field(field: str, text: str) -> Iterator[str]:
     lines = text.splitlines()
     if len(lines) == 1:
-        yield f"{name}: {lines[0]}"
+        yield f"{field}: {lines[0]}"
     elif lines:
-        yield f"{name}:"
+        yield f"{field}:"
         yield from (f"  {line}" for line in lines)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return plain(value if isinstance(value, str) else json.dumps(value, default=str, indent=2)).strip()

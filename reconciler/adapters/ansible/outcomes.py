@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from reconciler.adapters.ansible.events import Event, plain, sequence, shown, task_name, uuid_of
 from reconciler.adapters.ansible.evidence import Evidence, HostTrace, Report, Tags
-from reconciler.adapters.ansible.logs import item_label, message_of, task_name, uuid_of
+from reconciler.adapters.ansible.logs import item_label, message_of
 from reconciler.core.facts import ChildStatus, HostOutcome, RunError, TaskCounts
 from reconciler.core.reasons import Reason
 from reconciler.ports import PlaybookResult, StopKind
@@ -72,7 +73,7 @@ def judge(hosts: Sequence[str], evidence: Evidence, report: Report, ending: Endi
             host=host,
             status=verdict.status,
             reason=verdict.reason,
-            message=_short(verdict.message.replace(f"{home}/", "")),
+            message=_short(plain(verdict.message).replace(f"{home}/", "")),
             task=verdict.task,
             counts=TaskCounts(**{ours: evidence.count(theirs, host) for theirs, ours in _COUNTS.items()}),
             started_at=evidence.trace(host).began,
@@ -93,10 +94,10 @@ def _verdicts(
     hosts: Sequence[str], evidence: Evidence, report: Report, ending: Ending, home: str
 ) -> tuple[list[Verdict], RunError | None]:
     said = "\n".join(evidence.said).replace(f"{home}/", "")
-    if "leaves us with no hosts to target" in said:
-        return [GONE for _ in hosts], None
     traces = [(host, evidence.trace(host)) for host in hosts]
     touched = bool(evidence.traces) or evidence.stats is not None
+    if not touched and "leaves us with no hosts to target" in said:  # later on it is the word of a host
+        return [GONE for _ in hosts], None
     if evidence.prompted is not None and evidence.stats is None:
         error = _prompt(evidence.prompted)
     elif evidence.debugged and ending.returned == INTERRUPTED:
@@ -259,15 +260,18 @@ def _stopped(trace: HostTrace, stop: StopKind) -> Verdict:
 
 # -- reasons out of Ansible's words ----------------------------------------------------------------------------------
 _MISSING = re.compile(
-    r"couldn't resolve module/action|was not found in configured (?:module|collection) paths|the role '.*' was not found"
+    r"couldn't resolve module/action|was not found in configured (?:module|collection) paths|the role '[^'\n]*' was not found"
     r"|could not find or load the specified collection",
     re.I,
 )
 _BECOME = re.compile(
     r"(?:missing|incorrect) \w+ password|a password is required|is not in the sudoers file|may not run sudo|"
-    r"is not allowed to execute|timeout.*waiting for privilege escalation|premature end of stream waiting for become",
+    r"is not allowed to execute|timeout[^\n]{0,100}?waiting for privilege escalation|premature end of stream waiting for become",
     re.I,
 )
+_SEARCHED = 10_000
+"""Characters at each end of a text that are searched for the words of a reason."""
+
 _TIMEOUT = re.compile(r"timed out after \d+|failed to execute in the expected time", re.I)
 _HOST_KEY = re.compile(r"host key verification failed|remote host identification has changed", re.I)
 _LOGIN = re.compile(
@@ -280,15 +284,15 @@ def _failed(trace: HostTrace, report: Report) -> Verdict:
     if not trace.failures:  # its event was too large to be kept, or came too late
         return Verdict(ChildStatus.FAILED, Reason.TASK_FAILED, "a task failed; Ansible did not say how")
     failure = _that_counts(trace.failures, report)
-    result = failure.get("res") or {}
+    result, task = failure.result, task_name(failure.data)
     if not result:
         message = "the task failed, and its result was too large to be kept"
-        return Verdict(ChildStatus.FAILED, Reason.TASK_FAILED, message, task_name(failure))
+        return Verdict(ChildStatus.FAILED, Reason.TASK_FAILED, message, task)
     item = _failed_item(result)
     message = message_of(result) if item is None else f"item {item_label(item)}: {message_of(item)}"
     cause = item or result
     # Of what a module printed only the words of its start count: a command may print anything.
-    words = "\n".join(str(cause.get(name) or "") for name in ("msg", "reason", "module_stderr", "module_stdout"))
+    words = "\n".join(_ends(shown(cause.get(name))) for name in ("msg", "reason", "module_stderr", "module_stdout"))
     if "timedout" in cause or _TIMEOUT.search(words):
         reason = Reason.DEADLINE_EXCEEDED
     elif _BECOME.search(words):
@@ -297,18 +301,23 @@ def _failed(trace: HostTrace, report: Report) -> Verdict:
         reason = Reason.MISSING_COLLECTION
     else:
         reason = Reason.TASK_FAILED
-    return Verdict(ChildStatus.FAILED, reason, message, task_name(failure))
+    return Verdict(ChildStatus.FAILED, reason, message, task)
 
 
-def _that_counts(failures: Sequence[Mapping[str, Any]], report: Report) -> Mapping[str, Any]:
+def _ends(text: str) -> str:
+    """Its first and its last words, where what went wrong is said."""
+    return text if len(text) <= 2 * _SEARCHED else f"{text[:_SEARCHED]}\n{text[-_SEARCHED:]}"
+
+
+def _that_counts(failures: Sequence[Event], report: Report) -> Event:
     """Not one that was rescued, nor what failed in an `always` section afterwards."""
-    task = report.decisive.get(str(failures[-1].get("host")))
-    return next((one for one in reversed(failures) if task == uuid_of(one.get("task_uuid"))), failures[-1])
+    task = report.decisive.get(failures[-1].host or "")
+    return next((one for one in reversed(failures) if task == uuid_of(one.data.get("task_uuid"))), failures[-1])
 
 
 def _failed_item(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The last item of a loop that failed: the whole only says that one did."""
-    for item in reversed(result.get("results") or ()):
+    for item in reversed(sequence(result.get("results"))):
         if isinstance(item, Mapping) and item.get("failed") and "censored" not in item:
             return item
     return None
@@ -317,7 +326,7 @@ def _failed_item(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _unreachable(trace: HostTrace) -> Verdict:
     if trace.unreachable is None:
         return Verdict(ChildStatus.UNREACHABLE, Reason.CONNECTION_FAILED, "Ansible could not reach this host")
-    message = message_of(trace.unreachable.get("res") or {})
+    message = message_of(trace.unreachable.result)
     if _HOST_KEY.search(message):
         reason = Reason.HOST_KEY_UNKNOWN
     elif _BECOME.search(message):
@@ -326,7 +335,7 @@ def _unreachable(trace: HostTrace) -> Verdict:
         reason = Reason.AUTH_FAILED
     else:
         reason = Reason.CONNECTION_FAILED
-    return Verdict(ChildStatus.UNREACHABLE, reason, message, task_name(trace.unreachable))
+    return Verdict(ChildStatus.UNREACHABLE, reason, message, task_name(trace.unreachable.data))
 
 
 def _complaint(text: str) -> str:

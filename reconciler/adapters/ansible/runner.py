@@ -7,13 +7,16 @@ one process group at once, which workers of ansible-core left long ago.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import queue
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from typing import Any
 import pexpect
 from ansible_runner.runner import Runner as RunnerProcess
 
+from reconciler.adapters.ansible.events import Event
 from reconciler.adapters.ansible.evidence import Evidence, Report, report_lines
 from reconciler.adapters.ansible.launch import (
     AnsibleOptions,
@@ -34,6 +38,7 @@ from reconciler.adapters.ansible.launch import (
 )
 from reconciler.adapters.ansible.logs import Logbook
 from reconciler.adapters.ansible.outcomes import Ending, judge
+from reconciler.adapters.ansible.tokens import believe_only_ids
 from reconciler.adapters.processes import MARK, end_slice
 from reconciler.ports import LogLine, PlaybookResult, PlaybookWork, StopKind
 
@@ -43,7 +48,9 @@ POLL = 0.2
 PATIENCE_WITH_SSH = 5.0
 """Seconds; it only has to hear of it from a process of this machine."""
 
-Event = Mapping[str, Any]
+RawEvent = Mapping[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 class AnsibleRunner:
@@ -60,6 +67,7 @@ class AnsibleRunner:
             shutil.rmtree(folder.path)
         (folder.path / "env").mkdir(mode=0o700, parents=True)
         folder.path.chmod(0o700)
+        write_private(folder.left, str(folder.sockets))
         write_private(folder.hosts, one_a_line(work.hosts))
         write_private(folder.settings, json.dumps({"pexpect_timeout": POLL, "suppress_output_file": True}))
         if work.extra_vars:
@@ -81,7 +89,8 @@ class PreparedAnsible:
         evidence, logbook = Evidence(), Logbook(self._home)
         mark = self._work.mark[MARK]
 
-        def take(event: Event) -> None:
+        def take(raw: RawEvent) -> None:
+            event = Event.of(raw)
             evidence.add(event)
             for line in logbook.lines(event):
                 log(line)
@@ -91,7 +100,7 @@ class PreparedAnsible:
             try:
                 told = self._follow(take, stop, evidence)
             finally:
-                self._process.end(mark)
+                ended = self._process.end(mark)
                 close_shared_connections(self._folder.sockets)
             for event in self._process.rest():
                 take(event)
@@ -100,15 +109,19 @@ class PreparedAnsible:
             result = judge(self._work.hosts, evidence, report, ending, self._home)
             for error in report.errors:
                 log(LogLine(None, f"the companion callback failed: {error}"))
+            if self._process.error is not None:
+                log(LogLine(None, f"ansible-runner failed, and the playbook was ended: {self._process.error!r}"))
             for outcome in result.outcomes:
                 for line in logbook.last_lines(outcome):
                     log(line)
-            return result
+            if not ended:
+                log(LogLine(None, "a process of this playbook can't be ended; until it is gone, its hosts stay locked"))
+            return replace(result, unended=not ended)
         finally:
             shutil.rmtree(self._folder.path, ignore_errors=True)  # a result is worth more than a clean folder
 
     def _follow(
-        self, take: Callable[[Event], None], stop: Callable[[], StopKind | None], evidence: Evidence
+        self, take: Callable[[RawEvent], None], stop: Callable[[], StopKind | None], evidence: Evidence
     ) -> StopKind | None:
         """Take events until there are no more, or it is told to stop: then the answer says why."""
         asked = float("-inf")
@@ -135,6 +148,12 @@ class PreparedAnsible:
             return report_lines(self._folder.report.read_text(encoding="utf-8", errors="replace"))
         except FileNotFoundError:
             return []
+
+
+def tidy_up(directory: Path) -> None:
+    """What a playbook that was prepared in this directory left when even the process that ran it was killed."""
+    with contextlib.suppress(FileNotFoundError):
+        close_shared_connections(Path(Folder(directory).left.read_text(encoding="utf-8")))
 
 
 def close_shared_connections(sockets: Path) -> None:
@@ -164,15 +183,17 @@ class _Process:
     """ansible-playbook under ansible-runner, and the queue of its events."""
 
     def __init__(self, config: Any) -> None:
+        believe_only_ids()
         self._runner = RunnerProcess(config, event_handler=self._put, cancel_callback=lambda: False)
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[RawEvent | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ansible-runner", daemon=True)
-        self._error: Exception | None = None
+        self.error: Exception | None = None
+        """Of ansible-runner itself: what happened after it is not known."""
 
     def start(self) -> None:
         self._thread.start()
 
-    def _put(self, event: Event) -> bool:
+    def _put(self, event: RawEvent) -> bool:
         self._events.put(event)
         return False  # no file of it: it may hold what nobody is to read
 
@@ -183,23 +204,26 @@ class _Process:
             # It waits 5 s for the end of the output, which a process that was left behind keeps open (#1343). What
             # was printed is known, the exit code is not.
             pass
-        except Exception as error:  # noqa: BLE001  # raised again by `returned`, in the thread that waits for it
-            self._error = error
+        except Exception as error:  # a bug there costs the hosts that were not done, and none whose end is proven
+            log.exception("ansible-runner failed")
+            self.error = error
         finally:
             self._events.put(None)
 
-    def next(self, seconds: float) -> Event | None:
+    def next(self, seconds: float) -> RawEvent | None:
         """None: that was all. Raises queue.Empty."""
         return self._events.get(timeout=seconds)
 
-    def end(self, mark: str) -> None:
-        """No process with this mark is left when it returns, and everything that was printed is in the queue."""
-        end_slice(mark)
-        while self._thread.is_alive():
+    def end(self, mark: str) -> bool:
+        """No process with this mark is left when it returns True, and everything that was printed is in the queue.
+        False: one can't be ended."""
+        ended = end_slice(mark)
+        while ended and self._thread.is_alive():
             self._thread.join(POLL)
-            end_slice(mark)  # it may just have been about to start one
+            ended = end_slice(mark)  # it may just have been about to start one
+        return ended
 
-    def rest(self) -> list[Event]:
+    def rest(self) -> list[RawEvent]:
         events = []
         while not self._events.empty():
             if (event := self._events.get()) is not None:
@@ -208,7 +232,5 @@ class _Process:
 
     def returned(self) -> int | None:
         """The exit code; None if it was ended by a signal, or is not known."""
-        if self._error is not None:
-            raise self._error
-        code: int | None = self._runner.rc
+        code: int | None = self._runner.rc if self.error is None else None
         return code

@@ -90,10 +90,12 @@ class StatusBranch:
         branch: str,
         interval: timedelta,
         published: Callable[[str], None],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """`git` can reach `target` (a URL, or the path of a repository on this machine) and is used by nobody else;
         `folder` has the status files, to be written before this is told; `repository` is made here, and made anew
-        whenever that is easier than to mend it. `published` is told of each try: "success" or "error"."""
+        whenever that is easier than to mend it. `published` is told of each try: "success" or "error". `check` raises
+        ReconcilerError if nothing is to be pushed now."""
         self._git = git
         self._source = source
         self._folder = folder
@@ -102,6 +104,7 @@ class StatusBranch:
         self._branch = branch
         self._interval = interval.total_seconds()
         self._published = published
+        self._check = check
         self._news = threading.Condition()
         # Not None: an earlier process may have ended before it had published everything.
         self._unpublished: Changes | None = Changes()
@@ -292,6 +295,7 @@ class StatusBranch:
 
     def _push(self, commit: str) -> None:
         """Never by force. Raises GitFailed if the branch has moved, too."""
+        self._check()
         self._remote("push", "--quiet", "--end-of-options", self._address.text, f"{commit}:{self._ref}")
         self._here("update-ref", NEWEST, commit)
 

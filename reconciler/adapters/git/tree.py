@@ -50,8 +50,12 @@ def read_tree(listing: bytes, target_of: Callable[[str], bytes], most: int) -> T
     blobs: dict[str, Blob] = {}
     pointers: dict[str, str] = {}
     submodules: list[str] = []
+    seen: set[str] = set()
     for mode, identity, path in _entries(listing):
         _check(path)
+        if path in seen:
+            raise _unsafe(path, "twice")
+        seen.add(path)
         if mode == GITLINK:
             submodules.append(path)
         elif mode == LINK:
