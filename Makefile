@@ -8,11 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml constraints.txt
 DEMO := .reconciler/demo
 JOBS ?= 2
+MINUTES ?= 10
+KILLS ?= 200
+HISTORIES ?= 5000
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fix bench clean
+.PHONY: help demo test check fix bench soak fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,8 +46,14 @@ fix: $(VENV)/.dev ## what can be put right by itself: lint, format, published co
 bench: $(VENV)/.test ## the measurements of docs/performance.md (ARGS='--help')
 	$(BIN)/python -m tests.bench $(ARGS)
 
+soak: $(VENV)/.test ## half an hour of crashes, real ones (KILLS=200 on each database) and simulated ones (HISTORIES=5000)
+	SOAK_KILLS=$(KILLS) SIMULATIONS=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) -rA --show-capture=all tests/crashes/test_at_random.py tests/simulation
+
+fuzz: $(VENV)/.fuzz ## throw odd inputs at all that reads them (MINUTES=10 in all, ARGS='events spool' for some)
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --jobs $(JOBS) $(ARGS)
+
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- setting up ------------------------------------------------------------------------------------------------------
@@ -65,4 +74,8 @@ $(VENV)/.test: $(SOURCES) | $(BIN)/python
 
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	@touch $@ $(VENV)/.demo $(VENV)/.test
+
+$(VENV)/.fuzz: $(SOURCES) | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt --only-binary atheris --editable '.[test,fuzz]'
 	@touch $@ $(VENV)/.demo $(VENV)/.test

@@ -1,4 +1,4 @@
-"""`python -m tests.bench [batch] [pickup] [scale] [git]`: measure, print a table, exit 1 if a bound is broken."""
+"""`python -m tests.bench [batch] [pickup] [scale] [git] [load]`: measure, print a table, exit 1 if a bound is broken."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import batch, git, pickup, scale
+from tests.bench import batch, git, load, pickup, scale
 
-PARTS = {"batch": batch.measure, "pickup": pickup.measure, "scale": scale.measure, "git": git.measure}
+PARTS = {
+    "batch": batch.measure,
+    "pickup": pickup.measure,
+    "scale": scale.measure,
+    "git": git.measure,
+    "load": load.measure,
+}
 
 
 def main() -> int:

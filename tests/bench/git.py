@@ -17,8 +17,9 @@ from reconciler.adapters.snapshots import Copies
 from reconciler.adapters.store import SqlStore, migrate
 from reconciler.core.repository import parse_address
 from reconciler.engine.catalogue import Catalogue
-from reconciler.engine.sources import SourceKeeper
+from reconciler.engine.sources import KnownSources, SourceKeeper
 from tests.bench.measure import Number
+from tests.fakes.shown import FakeShown
 from tests.gitrepo import make_remote
 
 SIZES = (100, 1_000, 10_000)
@@ -49,7 +50,8 @@ def _of(folder: Path, size: int) -> Iterator[Number]:
         max_files=1_000_000,
         max_bytes=1 << 30,
     )
-    keeper = SourceKeeper(source, Catalogue("default", ("jobs/**/*.yaml",), 20), store, (), clock)
+    known = KnownSources(store, ("default",), FakeShown())
+    keeper = SourceKeeper(source, Catalogue("default", ("jobs/**/*.yaml",), 20), store, (), clock, known)
     first = _took(keeper.sync)
     asking = median(_took(lambda: git.run("ls-remote", f"file://{bare}", remote=True)) for _ in range(TIMES))
     nothing = median(_took(keeper.sync) for _ in range(TIMES))

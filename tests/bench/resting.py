@@ -21,33 +21,36 @@ import structlog
 from reconciler import app
 from reconciler.adapters.metrics import RENDER_INTERVAL
 from reconciler.settings import load_settings
+from reconciler.web import Health
 
 
 def main(source: Path, state: Path) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     settings = load_settings(None, state_dir=state, http={"listen": "127.0.0.1:0"})
     store = app.create_store(settings)
-    built = app.build_sources(settings, source, store, working_tree=True)
-    running = app.build_daemon(settings, built, store, None)
-    daemon = running.daemon
-    web = app.build_web_server(settings, running, store, built)
-    web.start()
-    begin = time.monotonic()
-    daemon.start(once=True)
-    while not daemon.rested(0.1):
-        pass
-    first = time.monotonic() - begin
-    resyncs = []
-    for _ in range(5):
+    with app.daemon_of(settings, store, None) as process:
+        lead = process.leadership.lead
+        assert lead is not None
+        built = app.build_sources(settings, source, store, working_tree=True)
+        daemon = process.build(settings, built, lead).daemon
+        web = app.build_web_server(settings, process, built, app.Shown(Health, daemon.poke))
+        web.start()
         begin = time.monotonic()
-        built[0].source.sync()
-        daemon.resync()
-        while not daemon.queue.wait_idle(60):
+        daemon.start(once=True)
+        while not daemon.rested(0.1):
             pass
-        resyncs.append(time.monotonic() - begin)
-    memory = max(_memory(f"http://127.0.0.1:{web.server.port}/metrics"))
-    web.stop()
-    daemon.stop()
+        first = time.monotonic() - begin
+        resyncs = []
+        for _ in range(5):
+            begin = time.monotonic()
+            built[0].source.sync()
+            daemon.resync()
+            while not daemon.queue.wait_idle(60):
+                pass
+            resyncs.append(time.monotonic() - begin)
+        memory = max(_memory(f"http://127.0.0.1:{web.server.port}/metrics"))
+        web.stop()
+        daemon.stop()
     sys.stdout.write(json.dumps({"first": first, "resync": median(resyncs), "memory": memory}) + "\n")
 
 
