@@ -191,6 +191,21 @@ def daemon_runs(settings: Settings) -> bool:
     return statelock.is_held(settings.state_dir)
 
 
+def is_seen_to(settings: Settings, store: SqlStore) -> bool:
+    """For people: whether a daemon does what they ask for, the one of this state directory or one elsewhere that leads on
+    this database. One elsewhere that died without a word seems to live until another follows it."""
+    from reconciler.adapters.store.engines import path_of, read_url
+    from reconciler.ports import LEADER
+
+    path = path_of(read_url(settings.url))
+    if daemon_runs(settings):
+        return True
+    if path is not None and path.parent == settings.state_dir.resolve():
+        return False  # nobody elsewhere has this database
+    lease = store.lease(LEADER)
+    return lease is not None and lease.holder != ""
+
+
 def daemon_process(settings: Settings) -> int | None:
     """The process of the one that holds the state directory now; None: there is none. Raises Refused where that may not
     be asked."""

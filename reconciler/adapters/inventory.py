@@ -217,16 +217,11 @@ class AnsibleInventory:
             # Else what a directory held meanwhile would be kept as the answer for what it held before; and what may not
             # be read, or leaves the source, would be missing from the answer without a word.
             snapshot.read(name)
-        try:
-            listing = json.loads(told)
-        except ValueError as error:
-            raise Unavailable(
-                Reason.INVENTORY_UNREADABLE, f"ansible-inventory did not answer in JSON: {error}"
-            ) from error
+        listing = _listing(told)
         groups = _groups(listing)
-        variables = listing.get("_meta", {}).get("hostvars", {})
+        variables = _mapping(_mapping(listing.get("_meta")).get("hostvars"))
         inventory = _inventory(
-            (self._host(question, name, variables.get(name, {}), groups) for name in groups["all"]), groups
+            (self._host(question, name, _mapping(variables.get(name)), groups) for name in groups["all"]), groups
         )
         if not inventory.hosts:
             raise Unavailable(
@@ -320,12 +315,6 @@ class AnsibleInventory:
             found = (_plain(variables.get(variable)) for variable in names)
             return next((value for value in found if value), "")
 
-        if not name.isprintable():
-            raise Unavailable(
-                Reason.INVENTORY_UNREADABLE,
-                f"{', '.join(question.paths)}: the host name {name!r} has a character that can't be printed",
-                "mend it: names are written to files, a line each",
-            )
         address = text("ansible_host", "ansible_ssh_host").strip("[]") or name
         if max(len(name), len(address)) > LONGEST_NAME:
             raise Unavailable(
@@ -340,6 +329,14 @@ class AnsibleInventory:
             host_key = f"{question.source}/{','.join(question.paths)}/{name}"
         else:
             host_key = f"{address.lower()}:{text('ansible_port', 'ansible_ssh_port') or question.port}"
+        for said in (name, address, host_key):
+            if not said.isprintable():
+                raise Unavailable(
+                    Reason.INVENTORY_UNREADABLE,
+                    f"{', '.join(question.paths)}: the name or the address of {name[:40]!r} has a character that can't be "
+                    f"printed: {said[:40]!r}",
+                    "mend it: names are written to files, a line each",
+                )
         tags = variables.get(self._options.tags_variable, variables.get("tags"))
         if len(host_key) > LONGEST_KEY:
             host_key = hashlib.sha256(host_key.encode("utf-8", "replace")).hexdigest()
@@ -420,11 +417,33 @@ def _executes(snapshot: Snapshot, name: str) -> bool:
 
 
 # == What ansible-inventory says =====================================================================================
+def _listing(told: bytes) -> Mapping[str, Any]:
+    try:
+        listing = json.loads(told)
+        if not isinstance(listing, dict):
+            raise ValueError("it is no object")
+    except (ValueError, RecursionError) as error:
+        raise Unavailable(
+            Reason.INVENTORY_UNREADABLE,
+            f"ansible-inventory did not answer in JSON: {error}",
+            "see what `ansible-inventory --list` prints",
+        ) from error
+    return listing
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(name for name in value if name and isinstance(name, str)) if isinstance(value, list) else ()
+
+
 def _groups(listing: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Every group with all its hosts, in the order in which Ansible goes through them: its own, then level by level
     those of the groups below it."""
-    below = {name: tuple(group.get("children", ())) for name, group in listing.items() if name != "_meta"}
-    own = {name: tuple(group.get("hosts", ())) for name, group in listing.items() if name != "_meta"}
+    below = {name: _names(_mapping(group).get("children")) for name, group in listing.items() if name != "_meta"}
+    own = {name: _names(_mapping(group).get("hosts")) for name, group in listing.items() if name != "_meta"}
     names = _from_the_top("all", below)
     return {
         name: tuple(dict.fromkeys(host for group in _from_the_top(name, below) for host in own.get(group, ())))

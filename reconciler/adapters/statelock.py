@@ -47,8 +47,15 @@ class StateLock:
 
 @contextmanager
 def hold(state_dir: Path) -> Iterator[StateLock]:
-    """Raises Refused, with the process that has it, for a second daemon."""
-    lock = os.open(_path(state_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Raises Refused, with the process that has it, for a second daemon; and where there is no such directory."""
+    try:
+        lock = os.open(_path(state_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError as error:
+        raise Refused(
+            Reason.SETTINGS_INVALID, f"there is no state directory {state_dir}", "`reconciler run` makes it"
+        ) from error
+    except PermissionError as error:
+        raise _of_somebody_else(state_dir) from error
     try:
         deadline, pause = time.monotonic() + PROBES_END, threading.Event()
         while not _locked(lock, fcntl.LOCK_EX):
@@ -128,7 +135,7 @@ def _has_open(pid: int, path: Path) -> bool:
 def _of_somebody_else(state_dir: Path) -> Refused:
     return Refused(
         Reason.SETTINGS_INVALID,
-        f"the daemon of {state_dir} is another user's",
+        f"the state directory {state_dir}, or its daemon, is another user's",
         "do it as the user that it runs as",
     )
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from reconciler.core.status import JobStatus, SourceStatus
 
 SOURCE_FILE = "_source.yaml"
 """No job can have this name: names are DNS labels."""
+
+NOT_THERE = (FileNotFoundError, NotADirectoryError)
 
 WIDTH = 120
 """Characters after which a long text goes on in the next line."""
@@ -44,15 +45,23 @@ class StatusFiles:
     def has_jobs(self, source: str) -> bool:
         """Raises Unavailable if that can't be told."""
         folder = self._folder / source
-        with _told_of(folder):
-            documents = [path for path in folder.iterdir() if path.suffix == ".yaml"] if folder.exists() else []
-            return any(path.name != SOURCE_FILE and _was_accepted(path) for path in documents)
+        try:
+            names = [path.stem for path in folder.iterdir() if path.suffix == ".yaml" and path.name != SOURCE_FILE]
+        except NOT_THERE:
+            return False
+        except OSError as error:
+            raise _untold(folder, error) from error
+        return any(self.has_job(JobKey(source, name)) for name in names)
 
     def has_job(self, key: JobKey) -> bool:
         """Raises Unavailable if that can't be told."""
         path = self.path_of(key)
-        with _told_of(path):
+        try:
             return _was_accepted(path)
+        except NOT_THERE:
+            return False
+        except OSError as error:
+            raise _untold(path, error) from error
 
     def path_of(self, key: JobKey) -> Path:
         return self._folder / key.source / f"{key.name}.yaml"
@@ -109,26 +118,17 @@ _Dumper.add_representer(str, _text)
 
 
 def _was_accepted(path: Path) -> bool:
-    """Whether it is there, and of a manifest that was valid at some time; what nobody can read may have been."""
+    """Whether a document is of a manifest that was valid at some time; what is no document may have been."""
     try:
         document = yaml.load(path.read_bytes(), yaml.CSafeLoader)
         return bool(document["metadata"]["generation"] != 0)
-    except FileNotFoundError:
-        return False
     except (yaml.YAMLError, ValueError, TypeError, LookupError):
         return True
 
 
-@contextlib.contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(
-            Reason.SOURCE_UNAVAILABLE,
-            f"whether there are status files can't be told: {path}: {error.strerror}",
-            "see its permissions",
-        ) from error
+def _untold(path: Path, error: OSError) -> Unavailable:
+    what = f"whether there are status files can't be told: {path}: {error.strerror}"
+    return Unavailable(Reason.SOURCE_UNAVAILABLE, what, "see its permissions")
 
 
 def _holds(path: Path, content: bytes) -> bool:

@@ -80,7 +80,7 @@ def trigger(
     with opened(config, state_dir) as (store, settings):
         body = _valid(store, name)
         _ask(store, RequestKind.TRIGGER, key_of(store, name), None, reason)
-        then = _what_then(settings, name, body)
+        then = _what_then(settings, store, name, body)
         if not body.suspended and (current := store.observe(key_of(store, name)).run) is not None and current.open:
             then = f"it begins when the run in progress has ended; {then}"
         show.out.print(f"{name}: a run is asked for; {then}", markup=False)
@@ -128,7 +128,7 @@ def retry(
         _heed(store, settings, name, asked)
         named = f"{', '.join(hosts[:NAMED])}{', …' if len(hosts) > NAMED else ''}"
         many = "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"
-        then = _what_then(settings, name, body)
+        then = _what_then(settings, store, name, body)
         show.out.print(f"{name}: {many} of {run_id} are to be tried again ({named}); {then}", markup=False)
 
 
@@ -166,10 +166,10 @@ def _valid(store: SqlStore, name: str) -> JobStatusBody:
     return body
 
 
-def _what_then(settings: Settings, name: str, body: JobStatusBody) -> str:
+def _what_then(settings: Settings, store: SqlStore, name: str, body: JobStatusBody) -> str:
     """When something that was asked for begins."""
     then = f"see: reconciler status {name}"
-    if not parts.daemon_runs(settings):
+    if not parts.is_seen_to(settings, store):
         then = "no daemon runs here; it is done by the next: reconciler run"
     held = next((found for found in body.conditions if found.type is ConditionType.SUSPENDED), None)
     if held is None:

@@ -98,7 +98,7 @@ def status(
         try:
             if not watch:
                 tell(seen := found())
-                _say_if_nobody_goes_on(settings, seen.statuses)
+                _say_if_nobody_goes_on(settings, store, seen.statuses)
             elif output is show.Format.TABLE and show.out.is_terminal:
                 with Live(drawn(found()), console=show.out, auto_refresh=False) as live:
                     _each_change(found, lambda seen: live.update(drawn(seen), refresh=True))
@@ -108,9 +108,9 @@ def status(
             raise typer.Exit(INTERRUPTED) from None
 
 
-def _say_if_nobody_goes_on(settings: Settings, statuses: Sequence[JobStatus]) -> None:
+def _say_if_nobody_goes_on(settings: Settings, store: SqlStore, statuses: Sequence[JobStatus]) -> None:
     waiting = (condition.type is ConditionType.RECONCILING for job in statuses for condition in job.status.conditions)
-    if any(waiting) and not parts.daemon_runs(settings):
+    if any(waiting) and not parts.is_seen_to(settings, store):
         show.err.print("no daemon runs on this state directory: nothing goes on until the next reconciler run")
 
 

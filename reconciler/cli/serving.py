@@ -218,6 +218,7 @@ class Serving:
         while ending.is_alive():
             ending.join(POLL)
             self._cancel_if_told_twice()
+        self._cancel_if_told_twice()
         self._running = None
         self._process.retire()
 
@@ -279,7 +280,7 @@ class Serving:
         made_of = wanted and (
             settings.http,
             settings.max_running,
-            [(each.source.name, each.hook_secret) for each in built],
+            [(each.source.name, each.hook_secret) for each in built if each.hook_secret is not None],
         )
         if made_of == self._web_made_of:
             return

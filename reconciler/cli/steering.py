@@ -88,7 +88,7 @@ def adopt(
         show.out.print(f"{source}: {_listed(adopted)} adopted {how}", markup=False)
         if not chosen and as_done:
             _warn_of_rejected(store, source)
-        if not as_done and not parts.daemon_runs(settings):
+        if not as_done and not parts.is_seen_to(settings, store):
             show.out.print("no daemon runs here; it is done by the next: reconciler run")
 
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from reconciler.engine.slice import Rhythm
 from tests.acceptance.leavings import Spawning, connected, daemon, held_up, kill, noted, over_ssh, runs, worker_of
 from tests.acceptance.workspace import Workspace, wait_for
 from tests.conftest import MakeFleet
-from tests.databases import POSTGRESQL, new_database, why_no
+from tests.databases import POSTGRESQL, Wire, new_database, why_no
 
 pytestmark = pytest.mark.ansible
+
+LEASE, RENEWED = Rhythm().lease.total_seconds(), Rhythm().renew.total_seconds() + 5
 
 
 @pytest.mark.parametrize("daemon_too", [False, True], ids=["by its daemon", "by the next daemon"])
@@ -71,6 +74,36 @@ def test_a_standby_of_the_same_machine_ends_what_was_left_in_another_folder(
                 assert time.monotonic() - killed < 60, "less than one term of a slice's lease"
                 assert spawning.left() == []
     assert other.children("spawn") == {"h1": "unknown"}
+
+
+@pytest.mark.slow
+def test_a_slice_that_hears_nothing_for_longer_than_its_lease_ends_what_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections stay open, and nothing comes through them: what waits for an answer waits on."""
+    if reason := why_no(POSTGRESQL):
+        pytest.skip(reason)
+    work, there = Workspace(tmp_path, hosts=2), tmp_path / "there"
+    fail = "- {name: Break, raw: 'false', when: inventory_hostname == 'h2'}"
+    stay = f"- {{name: Stay, ansible.builtin.shell: {held_up(there)!r}}}"
+    work.write("playbooks/work.yml", f"- hosts: all\n  gather_facts: false\n  tasks:\n    {fail}\n    {stay}\n")
+    work.job()
+    with new_database(POSTGRESQL, tmp_path) as url, Wire.to(url) as wire:
+        monkeypatch.setenv("RECONCILER_DATABASE_URL", wire.through(url))
+        with daemon(work) as process:
+            pid = noted(there)
+            kill(process.pid)
+            process.wait()
+            worker = worker_of(work)
+            wire.stall()
+            stalled = time.monotonic()
+            wait_for(lambda: not runs(pid), "the end of the playbook")
+            assert time.monotonic() - stalled > LEASE - RENEWED
+            wait_for(lambda: not runs(worker), "the end of the process of the slice")
+            wire.mend()
+            with daemon(work):
+                wait_for(lambda: work.status().get("phase") == "Failed", "the end of the run")
+    assert work.children() == {"h1": "unknown", "h2": "failed"}
 
 
 def test_over_ssh_neither_end_of_the_connection_is_left(

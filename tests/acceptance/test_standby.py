@@ -12,7 +12,7 @@ import pytest
 from tests import databases
 from tests.acceptance.daemons import Post, Site, moment
 from tests.acceptance.workspace import wait_for
-from tests.databases import POSTGRESQL, SQLITE, Wire
+from tests.databases import POSTGRESQL, SQLITE, OwnPostgresql, Wire
 
 pytestmark = [pytest.mark.ansible, pytest.mark.slow]
 
@@ -163,6 +163,32 @@ def test_after_an_outage_of_the_database_the_same_one_leads(tmp_path: Path, data
     assert site.begun() == ["patch-1", "patch-2"]
 
 
+def test_a_database_that_crashes_in_the_middle_of_a_wave_changes_nothing(tmp_path: Path) -> None:
+    if reason := databases.why_no_own_postgresql():
+        pytest.skip(reason)
+    with OwnPostgresql(tmp_path) as server:
+        site = Site(tmp_path, server.url)
+        try:
+            first, second = site.post("first"), site.post("second")
+            first.start()
+            first.waits_to_say("leading")
+            second.start()
+            second.waits_to_say("standby")
+            site.job("patch", hosts=4, seconds=3, limit=2)
+            wait_for(lambda: len(site.begun()) == 2, "the first wave")
+
+            server.kill()
+            wait_for(lambda: site.ended() == ["patch-1", "patch-2"], "it to end with no database")
+            server.start()
+
+            wait_for(lambda: site.is_over("patch"), "the run")
+            assert site.begun() == ["patch-1", "patch-2", "patch-3", "patch-4"]
+            assert set(site.outcomes("patch").values()) == {"success"}
+            assert (len(first.said("leading")), len(second.said("leading"))) == (1, 0)
+        finally:
+            site.clean_up()
+
+
 # -- what a standby shows, and what others do beside a leader --------------------------------------------------------
 def test_a_standby_says_who_leads_and_shows_no_series_of_jobs(site: Site, pair: tuple[Post, Post]) -> None:
     first, second = pair
@@ -193,6 +219,14 @@ def test_once_beside_a_leader_does_nothing_and_says_who_leads(site: Site, pair: 
     assert done.code == 4
     assert f"another daemon leads: {leader(site)}" in done.err
     assert first.lives()
+
+    site.job("patch", hosts=1, seconds=600)
+    wait_for(lambda: len(site.begun()) == 1, "a run of the leader")
+    elsewhere = site.post("elsewhere")
+    assert "no daemon runs" not in elsewhere.call("status").err
+    assert "no daemon runs" not in elsewhere.call("trigger", "patch").out
+    assert elsewhere.call("cancel", "patch").code == 0
+    wait_for(lambda: site.outcomes("patch") == {"patch-1": "cancelled"}, "the leader to see to its end")
 
 
 def test_two_on_one_file_are_a_leader_and_a_standby_too(tmp_path: Path) -> None:

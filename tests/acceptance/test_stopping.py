@@ -141,13 +141,17 @@ def test_settings_are_read_again_and_what_runs_is_not_touched(site: Site, post: 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
 
+    before = post.said("settings_reloaded")[0]["port"]
+    site.set(max_running=1, status_children=100)
+    post.send(signal.SIGHUP)
+    assert post.waits_to_say("settings_reloaded", 2)["port"] == before, "its own settings have not changed"
+
     site.set(max_running=2, listen=f"127.0.0.1:{port}")
     post.send(signal.SIGHUP)
-    assert post.waits_to_say("settings_reloaded", 2)["port"] == str(port)
+    assert post.waits_to_say("settings_reloaded", 3)["port"] == str(port)
     assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=30, trust_env=False).text == "ok\n"
-    old = post.said("daemon_started")[0]["port"]
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{old}/healthz", timeout=30, trust_env=False)
+        httpx.get(f"http://127.0.0.1:{before}/healthz", timeout=30, trust_env=False)
 
     wait_for(lambda: site.is_over("patch"), "the run")
     assert site.begun() == ["patch-1", "patch-2", "patch-3"]

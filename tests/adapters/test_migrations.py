@@ -334,6 +334,13 @@ def test_what_later_versions_have_written_is_kept_too(url: str) -> None:
     store.close()
 
 
+def test_several_may_upgrade_at_once_from_nothing(url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate.upgrade, [url] * 4))
+
+    assert differences(url) == []
+
+
 def test_several_may_upgrade_at_once(url: str) -> None:
     make_old(url, "0001")
 

@@ -99,6 +99,12 @@ def test_a_lock_that_may_not_be_read_may_be_a_daemons(tmp_path: Path, monkeypatc
         statelock.process_of(tmp_path)
 
 
+def test_a_directory_that_is_not_there_has_no_daemon(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="no state directory"), statelock.hold(tmp_path / "none"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 # -- what it leaves to the next --------------------------------------------------------------------------------------
 def test_whoever_has_it_next_knows_the_lease_of_the_one_before(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     holder.kill()

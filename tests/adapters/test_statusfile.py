@@ -217,6 +217,15 @@ def test_jobs_that_were_written_are_there_and_others_not(tmp_path: Path) -> None
     assert StatusFiles(tmp_path).has_job(KEY), "whoever wrote it"
 
 
+def test_one_that_leads_nowhere_hides_no_other(tmp_path: Path) -> None:
+    files = StatusFiles(tmp_path)
+    files.write(job_status())
+    for name in ("a", "z"):
+        files.path_of(JobKey("default", name)).symlink_to("nowhere")
+
+    assert files.has_jobs("default")
+
+
 def test_a_source_of_which_no_job_is_there_has_none(tmp_path: Path) -> None:
     files = StatusFiles(tmp_path)
     files.write_source(source_status())
@@ -240,9 +249,16 @@ def test_a_document_that_nobody_can_read_may_be_one_of_a_job(tmp_path: Path, con
 
 def test_what_can_not_be_looked_at_is_not_taken_for_nothing(tmp_path: Path) -> None:
     (tmp_path / "status").mkdir()
-    (tmp_path / "status" / "default").write_text("no folder")
+    (tmp_path / "status" / "default").symlink_to("default")
 
     with pytest.raises(Unavailable, match="whether there are status files can't be told"):
         StatusFiles(tmp_path).has_jobs("default")
     with pytest.raises(Unavailable, match="whether there are status files can't be told"):
         StatusFiles(tmp_path).has_job(KEY)
+
+
+def test_where_there_is_no_folder_there_is_no_document(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("no folder")
+
+    assert not StatusFiles(tmp_path).has_jobs("default")
+    assert not StatusFiles(tmp_path).has_job(KEY)

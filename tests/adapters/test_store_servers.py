@@ -207,8 +207,10 @@ def test_whoever_reads_on_misses_no_event_however_many_write(world: World) -> No
 
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
-        at_once(writers, write)
-        done.set()
+        try:
+            at_once(writers, write)
+        finally:
+            done.set()
         reading.result(timeout=60)
 
     assert seen == list(range(1, 2 * each * writers + 1))
@@ -256,8 +258,10 @@ def test_nobody_waits_in_a_circle(world: World, url: str) -> None:
 
     with ThreadPoolExecutor(1) as pool:
         renewing = pool.submit(renew)
-        at_once(4, daemon)
-        ended.set()
+        try:
+            at_once(4, daemon)
+        finally:
+            ended.set()
         renewing.result(timeout=60)
 
 

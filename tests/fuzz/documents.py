@@ -1,30 +1,37 @@
-"""What we wrote down ourselves and find damaged: status documents, spools; and what git lists of a commit.
+"""What we wrote down ourselves and find damaged: status documents, spools; and what git and Ansible list.
 
 Each `check_…` is given any bytes, and fails if a promise of the code is broken.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import posixpath
+import shutil
 import tempfile
 from dataclasses import asdict
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
 from reconciler.adapters.git.tree import Tree, read_tree
+from reconciler.adapters.inventory import LONGEST_KEY, LONGEST_NAME, AnsibleInventory, InventoryOptions
 from reconciler.adapters.local import SliceFolder
 from reconciler.adapters.snapshots import OUTSIDE, SUBMODULE
 from reconciler.adapters.statusfile import render
+from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, Observed, SliceId
 from reconciler.core.reasons import Reason
 from reconciler.core.status import JobStatus, SourceStatus
 from tests import status_linter
 from tests.builders import NOON
 from tests.core.test_status import make_desired, status_of
+from tests.fakes.clock import FakeClock
+from tests.fakes.source import FakeSnapshot
 from tests.fuzz.manifests import unless_refused
 
 MOST_FILES = 200
@@ -74,6 +81,45 @@ def check_spool(data: bytes) -> None:
         assert isinstance(outcome.status, ChildStatus)
         assert isinstance(outcome.message, str)
         assert all(isinstance(count, int) for count in asdict(outcome.counts).values())
+
+
+class _Told(AnsibleInventory):
+    """With an ansible-inventory that says what it is given."""
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__(InventoryOptions(), FakeClock())
+        self._said = said
+
+    def _run(self, *_: object) -> bytes:
+        return self._said
+
+
+@cache
+def _snapshot() -> FakeSnapshot:
+    contents = {"hosts.yml": b"all:\n"}
+    snapshot = FakeSnapshot("default", contents, lambda: contents)
+    snapshot.root = Path(tempfile.mkdtemp(prefix="reconciler-fuzz-"))
+    atexit.register(shutil.rmtree, snapshot.root, ignore_errors=True)
+    (snapshot.root / "hosts.yml").write_bytes(contents["hosts.yml"])
+    return snapshot
+
+
+def check_inventory(data: bytes) -> None:
+    """What ansible-inventory lists is hosts that a database takes, or unreadable."""
+    try:
+        inventory = _Told(data).load(_snapshot(), ("hosts.yml",))
+    except Unavailable as error:
+        unavailable = error
+    else:
+        for host in inventory.hosts.values():
+            assert 0 < len(host.name) <= LONGEST_NAME
+            assert 0 < len(host.address) <= LONGEST_NAME
+            assert 0 < len(host.host_key) <= LONGEST_KEY
+            assert f"{host.name}{host.address}{host.host_key}".isprintable()
+            assert all(isinstance(tag, str) for tag in host.tags)
+        return
+    assert unavailable.reason in (Reason.INVENTORY_UNREADABLE, Reason.INVENTORY_EMPTY)
+    assert unavailable.hint
 
 
 MODES = {b"f": "100644", b"x": "100755", b"l": "120000", b"s": "160000"}

@@ -60,6 +60,7 @@ TARGETS: Mapping[str, Target] = {
     "events": Target(events.check_events, document=True),
     "spool": Target(documents.check_spool, words=('"outcomes"', '"sequence": ', '"host": ', '"text": ', "null", "\n")),
     "statuses": Target(documents.check_status, document=True),
+    "inventory": Target(documents.check_inventory, document=True),
     "trees": Target(documents.check_tree, words=("../", ".git", "/", "\t", "..", ".")),
 }
 

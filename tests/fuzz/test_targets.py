@@ -16,7 +16,7 @@ from tests.fuzz.bounds import bounded
 from tests.fuzz.damage import as_bytes, damaged
 from tests.fuzz.targets import CORPUS, TARGETS, inputs_of
 
-GOOD = {"delegated", "job", "looped", "rescued", "retried", "source", "unreachable"}
+GOOD = {"delegated", "groups-and-hosts", "job", "looped", "rescued", "retried", "source", "unreachable"}
 """Documents with nothing wrong in them: damage is done to these."""
 
 INPUTS = [(name, path) for name in TARGETS for path in inputs_of(name)]
