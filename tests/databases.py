@@ -46,7 +46,8 @@ def why_no(kind: str) -> str | None:
     try:
         _administer(kind, "SELECT 1")
     except DBAPIError as error:
-        return f"no {kind} on {_ADMINISTRATORS[kind].host}:{_ADMINISTRATORS[kind].port}: {error.orig}".strip()
+        said = str(error.orig).partition("\n")[0]
+        return f"no {kind} on {_ADMINISTRATORS[kind].host}:{_ADMINISTRATORS[kind].port}: {said}"
     return None
 
 

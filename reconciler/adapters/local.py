@@ -295,6 +295,9 @@ class LocalExecutor:
             return Liveness.UNREACHABLE
         with self._lock:
             self._endings.pop(mark, None)
+            process = self._started.get((slice_id, fence)) if place is None else None
+        if process is not None:  # it has ended; until somebody has heard of it, it would count as alive
+            process.wait()
         return Liveness.GONE
 
     def recover(self, slice_id: SliceId, place: str | None = None) -> Spool | None:

@@ -1,4 +1,5 @@
-"""One source under the daemon's care: read it, decide over its manifests, say how it stands."""
+"""Sources under the daemon's care: which of them are known, or held; and each by itself: read it, decide over its
+manifests, say how it stands."""
 
 from __future__ import annotations
 
@@ -19,6 +20,9 @@ from reconciler.engine.resolve import blocked_by
 from reconciler.ports import Clock, JobStore, Shown, Sink, Snapshot, Source
 
 log = structlog.get_logger()
+
+DECIDED_AGAIN = timedelta(minutes=10)
+"""After so long a source is decided over again, though nothing of it changed."""
 
 
 class KnownSources:
@@ -60,10 +64,6 @@ def lost_jobs(source: str, entries: Sequence[Entry], records: Collection[str], s
     database is back."""
     given = {entry.job.metadata.name for entry in entries if isinstance(entry, Parsed)}
     return frozenset(name for name in given.difference(records) if shown.has_job(JobKey(source, name)))
-
-
-DECIDED_AGAIN = timedelta(minutes=10)
-"""After so long a source is decided over again, though nothing of it changed."""
 
 
 class SourceKeeper:

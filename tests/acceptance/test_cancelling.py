@@ -4,6 +4,8 @@ daemon, and as soon as the database is back."""
 from __future__ import annotations
 
 import getpass
+import os
+import signal
 import sqlite3
 import subprocess
 import time
@@ -138,10 +140,16 @@ def test_with_pipelining_what_a_host_was_told_goes_on_there_and_nothing_is_left_
 def test_two_who_cancel_at_once_cancel_once(tmp_path: Path) -> None:
     work = Workspace(tmp_path, hosts=2)
     work.job(limit=1, extraVars={"seconds": 300})
-    with daemon(work):
+    with daemon(work) as process:
         wait_for(lambda: work.recorded() == ["h1"], "the first wave")
+        stopped = (process.pid, worker_of(work))
+        for pid in stopped:  # so that neither request is seen before both are there
+            os.kill(pid, signal.SIGSTOP)
         asking = [subprocess.Popen(work.command("cancel", "work", "--reason", who)) for who in ("kim", "lee")]
-        assert [each.wait(PATIENCE) for each in asking] == [0, 0]
+        codes = [each.wait(PATIENCE) for each in asking]
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        assert codes == [0, 0]
         wait_for(lambda: work.status().get("phase") == "Cancelled", "the end of the run")
     assert work.children() == {"h1": "cancelled", "h2": "skipped"}
     assert work.marked() == []

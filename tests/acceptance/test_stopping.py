@@ -81,6 +81,7 @@ def test_terminated_twice_it_cancels_what_runs(site: Site, post: Post, tmp_path:
     (request,) = site.requests()
     assert (request.kind, request.reason) == ("cancel", "SIGTERM twice")
     asked.touch()
+    script.write_text("#!/bin/sh\necho '{}'\n")
     post.start()
     wait_for(lambda: site.is_over("patch"), "its end to be told")
     assert site.outcomes("patch") == {"patch-1": "cancelled", "patch-2": "skipped"}

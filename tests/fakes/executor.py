@@ -32,6 +32,7 @@ class FakeExecutor:
         self._alive: set[tuple[SliceId, int]] = set()
         self._known: set[tuple[SliceId, int]] = set()
         self._folders: set[SliceId] = set()
+        self._being_ended: set[SliceId] = set()
 
     # -- the port ----------------------------------------------------------------------------------------------------
     def start(self, slice_id: SliceId, fence: int) -> None:
@@ -51,7 +52,7 @@ class FakeExecutor:
 
     def liveness(self, slice_id: SliceId, fence: int, place: str | None = None) -> Liveness:
         there = self._at(place)
-        if there is None:
+        if there is None or slice_id in there._being_ended & there.unending:
             return Liveness.UNREACHABLE
         with there._lock:
             if any(known == slice_id for known, _ in there._alive):
@@ -61,7 +62,10 @@ class FakeExecutor:
 
     def kill(self, slice_id: SliceId, fence: int, place: str | None = None) -> Liveness:
         there = self._at(place)
-        if there is None or slice_id in there.unending:
+        if there is None:
+            return Liveness.UNREACHABLE
+        if slice_id in there.unending:
+            there._being_ended.add(slice_id)
             return Liveness.UNREACHABLE
         self.killed.append((slice_id, fence))
         if (slice_id, fence) in there._alive:
