@@ -179,11 +179,18 @@ class Fleet:
         file = self.state / "status" / key.source / f"{key.name}.yaml"
         return file.exists() and yaml.safe_load(file.read_text())["status"].get("run", {}).get("id") == run.job_id
 
-    def is_waiting_for_retry(self, name: str, host: str) -> bool:
+    def waits_for_retry(self, name: str) -> bool:
+        run = self._run(name)
+        return run is not None and any(child.retry_at is not None for child in run.children)
+
+    def has_ended(self, name: str) -> bool:
+        run = self._run(name)
+        return run is not None and not run.open
+
+    def _run(self, name: str) -> Run | None:
         store = self.store()
         try:
-            run = store.observe(JobKey("default", name)).run
-            return run is not None and any(c.host == host and c.retry_at is not None for c in run.children)
+            return store.observe(JobKey("default", name)).run
         finally:
             store.close()
 
