@@ -342,6 +342,7 @@ DAMAGES: dict[str, Callable[[bytes, list[Any]], bytes]] = {
     "more after the end": lambda whole, lines: _packed([*lines, lines[-1]]),
     "a short row": lambda whole, lines: _packed([*lines[:2], lines[2][:-1], *lines[3:]]),
     "no time": lambda whole, lines: _packed([*lines[:2], ["x" for _ in lines[2]], *lines[3:]]),
+    "no text": lambda whole, lines: _packed([*lines[:2], [{} for _ in lines[2]], *lines[3:]]),
     "newer": lambda whole, lines: _packed([{**lines[0], "schema": "9999"}, *lines[1:]]),
     "no schema": lambda whole, lines: _packed([{"format": lines[0]["format"]}, *lines[1:]]),
     "a row of nothing": lambda whole, lines: _packed([lines[0], [1], *lines[1:]]),

@@ -13,10 +13,11 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -187,9 +188,9 @@ def read_rows(file: Path) -> Iterator[tuple[Part, Sequence[Mapping[str, Any]]]]:
     seen = 0
     with _opened(file) as packed:
         _next(file, packed, 1)
-        for number in range(2, 1 << 62):
+        for number in count(2):
             said = _next(file, packed, number)
-            if isinstance(said, list) and part is not None and len(said) == len(part.columns):
+            if part is not None and isinstance(said, list) and len(said) == len(part.columns):
                 rows.append(_row(file, number, part, said))
                 seen += 1
                 if len(rows) < AT_ONCE:
@@ -197,27 +198,64 @@ def read_rows(file: Path) -> Iterator[tuple[Part, Sequence[Mapping[str, Any]]]]:
             if part is not None and rows:
                 yield part, rows
                 rows = []
-            if isinstance(said, dict) and said == {"rows": seen}:
+            if said == {"rows": seen}:
                 break
-            if isinstance(said, dict) and isinstance(said.get("columns"), dict) and "table" in said:
-                part = Part(str(said["table"]), said["columns"])
-                if not set(part.columns.values()) <= set(KINDS):
-                    raise _damaged(file, number, f"{part.table} has a column of an unknown kind")
-            elif not isinstance(said, list) or part is None or len(said) != len(part.columns):
-                raise _damaged(file, number, "it is no row of this table")
+            if not isinstance(said, list) or part is None or len(said) != len(part.columns):
+                part = _part_in(file, number, said)
         if packed.read(1):
             raise _damaged(file, number + 1, "it goes on after its end")
+
+
+def _part_in(file: Path, number: int, said: Any) -> Part:
+    if not isinstance(said, dict) or "table" not in said or not isinstance(said.get("columns"), dict):
+        raise _damaged(file, number, "it is no row of this table")
+    if not all(isinstance(kind, str) and kind in KINDS for kind in said["columns"].values()):
+        raise _damaged(file, number, f"{said['table']} has a column of an unknown kind")
+    return Part(str(said["table"]), said["columns"])
 
 
 def _row(file: Path, number: int, part: Part, values: Sequence[Any]) -> dict[str, Any]:
     row = dict(zip(part.columns, values, strict=True))
     for name, kind in part.columns.items():
-        if row[name] is not None and kind == "time":
-            try:
-                row[name] = datetime.fromisoformat(row[name])
-            except (TypeError, ValueError) as error:
-                raise _damaged(file, number, f"{part.table}.{name} is no time") from error
+        if row[name] is None:
+            continue
+        try:
+            row[name] = _READ[kind](row[name])
+        except (TypeError, ValueError) as error:
+            raise _damaged(file, number, f"{part.table}.{name} is no {kind}") from error
     return row
+
+
+def _exactly(*types: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if type(value) not in types:
+            raise TypeError
+        return value
+
+    return read
+
+
+def _time(value: Any) -> datetime:
+    read = datetime.fromisoformat(value)
+    if read.tzinfo is None:
+        raise ValueError
+    return read
+
+
+def _integer(value: Any) -> Any:
+    if type(value) is not int or abs(value) >= 1 << 63:
+        raise TypeError
+    return value
+
+
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "json": lambda value: value,
+    "time": _time,
+    "boolean": _exactly(bool),
+    "integer": _integer,
+    "number": _exactly(int, float),
+    "text": _exactly(str),
+}
 
 
 @contextmanager
