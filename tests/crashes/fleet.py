@@ -188,7 +188,11 @@ class Fleet:
         return run is not None and not run.open
 
     def _run(self, name: str) -> Run | None:
-        store = self.store()
+        """None: it has none yet, as far as can be told now."""
+        try:
+            store = self.store()
+        except ReconcilerError:
+            return None
         try:
             return store.observe(JobKey("default", name)).run
         finally:
