@@ -297,7 +297,10 @@ class LocalExecutor:
             self._endings.pop(mark, None)
             process = self._started.get((slice_id, fence)) if place is None else None
         if process is not None:  # it has ended; until somebody has heard of it, it would count as alive
-            process.wait()
+            try:
+                process.wait(LONG_ENOUGH)
+            except subprocess.TimeoutExpired:
+                return Liveness.UNREACHABLE
         return Liveness.GONE
 
     def recover(self, slice_id: SliceId, place: str | None = None) -> Spool | None:
