@@ -152,7 +152,7 @@ def test_a_file_that_turned_invalid_is_no_removal_and_a_deleted_one_is(tmp_path:
     work.write("jobs/work.yaml", "kind: [")
     result = work.once()
     assert result.code == 2
-    assert "jobs/work.yaml:2:1: a value is missing or a bracket too much" in result.err
+    assert "jobs/work.yaml:1:8: a value is missing or a bracket too much" in result.err
     accepted = work.condition("Accepted")
     assert accepted is not None
     assert accepted["status"] == "False"

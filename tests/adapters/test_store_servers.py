@@ -226,11 +226,14 @@ def test_nobody_waits_in_a_circle(world: World, url: str) -> None:
 
     def process(slice_id: SliceId, name: str) -> None:
         own = SqlStore(url, world.clock)
-        if own.claim(slice_id, 1, name, LEASE, "here") is not None and own.mark_started(slice_id, 1):
-            for number in range(5):
-                own.append_logs(slice_id, 1, [line(2 * number, "of it", name), line(2 * number + 1, "of the run")])
-                own.heartbeat(slice_id, 1, LEASE)
-            own.finish(slice_id, 1, all_succeeded([name]))
+        if own.claim(slice_id, 1, name, LEASE, "here") is not None:
+            if own.mark_started(slice_id, 1):
+                for number in range(5):
+                    own.append_logs(slice_id, 1, [line(2 * number, "of it", name), line(2 * number + 1, "of the run")])
+                    own.heartbeat(slice_id, 1, LEASE)
+                own.finish(slice_id, 1, all_succeeded([name]))
+            else:
+                own.give_back(slice_id, 1, Reason.EXECUTOR_UNAVAILABLE, "it was told to stop before it began")
         own.close()
 
     def daemon(number: int) -> None:
