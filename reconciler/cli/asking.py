@@ -51,6 +51,9 @@ POLL = 0.2
 ANSWER = 10.0
 """Seconds within which a daemon that is not busy has answered."""
 
+PATIENCE = 60.0
+"""Seconds that a command without a daemon works on the end of what it asked for; the rest is the next daemon's."""
+
 NAMED = 5
 """Hosts that are listed of many."""
 
@@ -254,7 +257,8 @@ def _see_to_the_end(
             daemon.start(once=True)
             for key in keys:
                 daemon.queue.add(key)
-            while not done() and not daemon.rested(POLL):
+            until = time.monotonic() + PATIENCE
+            while not done() and not daemon.rested(POLL) and time.monotonic() < until:
                 pass
             daemon.stop()
     except Refused:

@@ -53,6 +53,9 @@ MAY_BE_EMPTY = ("author", "subject", "run", "arguments")
 POLL = 0.5
 """Seconds between two looks at the database."""
 
+Whose = tuple[str, str | None]
+"""A run (job_id) and a host of it; None: the run's own log."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -175,8 +178,15 @@ def logs(
         if host is not None and host not in {child.host for child in run.children}:
             complain(f"{run.job_id} has no host {host}")
             raise typer.Exit(USAGE)
+
+        def whose(current: Run) -> Sequence[Whose]:
+            if not failed:
+                return [(run.job_id, host)]
+            children = current.children if run_id is not None else fold(store.observe(key_of(store, name)))
+            return [(run_of(child), child.host) for child in children if child.status.unsuccessful]
+
         try:
-            _print_logs(store, run, host, attempt, follow=follow, failed=failed)
+            _print_logs(store, run, whose, attempt, follow=follow, titles=failed)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 
@@ -201,34 +211,40 @@ def _run_of(store: SqlStore, name: str, run_id: str | None, host: str | None) ->
 
 
 def _print_logs(
-    store: SqlStore, run: Run, host: str | None, attempt: int | None, *, follow: bool, failed: bool
+    store: SqlStore,
+    run: Run,
+    whose: Callable[[Run], Sequence[Whose]],
+    attempt: int | None,
+    *,
+    follow: bool,
+    titles: bool,
 ) -> None:
-    seen: dict[str | None, int] = {}
-    shown: str | None = None
+    """`whose` says it of the run as it is now. Following ends with the run."""
+    seen: dict[Whose, int] = {}
+    shown: Whose | None = None
     while True:
-        now = store.run(run.job_id) if follow or failed else None
+        now = store.run(run.job_id) if follow else None
         current = now[1] if now is not None else run
-        hosts: list[str | None] = [host]
-        if failed:
-            hosts = [child.host for child in current.children if child.status.unsuccessful]
-        for whose in hosts:
-            lines = store.log(run.job_id, whose, attempt, seen.get(whose, 0))
-            if lines and failed and shown != whose:
-                show.out.print(f"==> {whose} <==", markup=False)
-                shown = whose
+        wanted = whose(current)
+        for each in wanted:
+            lines = store.log(*each, attempt, seen.get(each, 0))
+            if lines and titles and shown != each:
+                show.out.print(f"==> {each[1]} <==", markup=False)
+                shown = each
             for line in lines:
                 show.out.print(line.text, markup=False)
-                seen[whose] = line.sequence
+                seen[each] = line.sequence
         if not follow or not current.open:
             if not seen:
-                show.err.print(_why_empty(current, host, attempt, failed=failed), markup=False)
+                show.err.print(_why_empty(current, wanted, attempt), markup=False)
             return
         time.sleep(POLL)
 
 
-def _why_empty(run: Run, host: str | None, attempt: int | None, *, failed: bool) -> str:
-    if failed and not any(child.status.unsuccessful for child in run.children):
+def _why_empty(run: Run, wanted: Sequence[Whose], attempt: int | None) -> str:
+    if not wanted:
         return f"no host of {run.job_id} was unsuccessful"
+    host = wanted[0][1]
     child = next((child for child in run.children if child.host == host), None)
     if child is None:
         return f"nothing has been logged in {run.job_id}, beside its hosts"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from reconciler.core.facts import Child, ChildStatus, Observed, RunError, RunStatus, Stop
+from reconciler.core.facts import Child, ChildStatus, Observed, Run, RunError, RunStatus, Stop
 from reconciler.core.reasons import Reason
 
 
@@ -57,14 +57,16 @@ def conclude(children: Sequence[Child], stop: Stop | None, error: RunError | Non
 
 
 def fold(observed: Observed) -> tuple[Child, ...]:
-    """Each host of the run and of those that it tries again, as it stands by its latest attempt in whichever run, in the
-    order of the first. A child that was skipped was not tried: what came of the host before still holds."""
-    if observed.run is None:
-        return ()
-    if not observed.earlier:
-        return observed.run.children
+    """Each host of the run and of those that it tries again, as it stands by its latest attempt in whichever run."""
+    return () if observed.run is None else _latest(observed.run, observed.earlier)
+
+
+def _latest(run: Run, earlier: Sequence[Sequence[Child]]) -> tuple[Child, ...]:
+    """In the order of the first run. A child that was skipped was not tried: what came of the host before still holds."""
+    if not earlier:
+        return run.children
     found: dict[str, Child] = {}
-    for children in (*observed.earlier, observed.run.children):
+    for children in (*earlier, run.children):
         for child in children:
             before = found.get(child.host)
             if before is None:
@@ -85,10 +87,16 @@ def standing(observed: Observed) -> Conclusion | None:
     run = observed.run
     if run is None or run.open:
         return None
+    return after_all(run, observed.earlier)
+
+
+def after_all(run: Run, earlier: Sequence[Sequence[Child]]) -> Conclusion:
+    """How a run that has ended leaves the hosts of itself and of the runs before (their children, oldest first) that it
+    tries again."""
     own = Conclusion(run.status, run.reason or _USUAL[run.status], run.message)
-    if not observed.earlier:
+    if not earlier:
         return own
-    children = fold(observed)
+    children = _latest(run, earlier)
     whole = conclude(children, run.stop, None)
     if run.status is RunStatus.FAILED:
         return replace(own, message=whole.message) if run.reason is Reason.HOSTS_FAILED else own

@@ -113,8 +113,15 @@ def test_only_the_failed_ones_run_again_and_the_status_tells_of_all(tmp_path: Pa
     work = Workspace(tmp_path, hosts=4)
     work.break_host("h2")
     work.break_host("h3")
+    work.break_host("h4")
     work.job(minHosts=4)
     assert work.once().code == 1
+    work.mend_host("h4")
+    told(work, "retry", "work", "--host", "h4")
+    assert work.once().code == 1, "a retry that succeeds is no success of the batch"
+    assert (work.status()["phase"], work.status()["lastSuccess"]) == ("Failed", None)
+    logs = told(work, "logs", "work", "--failed")
+    assert ("==> h2 <==" in logs, "==> h3 <==" in logs, "h4" in logs) == (True, True, False)
 
     said = told(work, "retry", "work", "--reason", "the disk was full")
     assert "2 hosts of batch-" in said
@@ -125,7 +132,7 @@ def test_only_the_failed_ones_run_again_and_the_status_tells_of_all(tmp_path: Pa
     work.mend_host("h2")
     assert work.once().code == 1
 
-    assert work.recorded()[4:] == ["h2", "h3"] or work.recorded()[4:] == ["h3", "h2"]
+    assert (work.recorded()[4], sorted(work.recorded()[5:])) == ("h4", ["h2", "h3"])
     status = work.status()
     assert (status["phase"], status["progress"]) == ("Failed", "4/4 completed, 1 failed")
     assert (status["run"]["cause"], status["run"]["causeMessage"]) == ("Retried", "the disk was full")
@@ -137,7 +144,8 @@ def test_only_the_failed_ones_run_again_and_the_status_tells_of_all(tmp_path: Pa
     assert work.once().code == 0
     status = work.status()
     assert (status["phase"], status["progress"]) == ("Succeeded", "4/4 completed, 0 failed")
-    assert (status["coverage"]["upToDate"], work.recorded()[6:]) == (4, ["h3"])
+    assert (status["coverage"]["upToDate"], work.recorded()[7:]) == (4, ["h3"])
+    assert status["lastSuccess"]["run"] == status["run"]["id"]
 
 
 def test_what_can_not_be_meant_is_refused_at_once(tmp_path: Path) -> None:

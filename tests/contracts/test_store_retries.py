@@ -275,6 +275,29 @@ def test_a_retry_knows_the_runs_that_it_tries_again(world: World) -> None:
     assert [each.retry_of for each in observed.history] == [second, first, None]
 
 
+def test_a_retry_that_succeeds_is_the_last_success_only_if_all_hosts_stand_so_after_it(world: World) -> None:
+    before = world.run_to_success("good")
+    first = world.open_run(hosts("web-1", "web-2"), cause="2")
+    world.run_wave(first, "web-1", "web-2", result=ends(web_1=FAILED, web_2=FAILED))
+    world.store.finish_run(first, RunStatus.FAILED, Reason.HOSTS_FAILED, "2 failed")
+    said = []
+    for number, name in enumerate(("web-1", "web-2", "web-2"), 1):
+        retry = retry_of(world, world.run().job_id, name, key=f"request:{number}")
+        world.run_wave(retry, name, result=ends(**{name.replace("-", "_"): FAILED if number == 3 else SUCCESS}))
+        status, reason = (
+            (RunStatus.SUCCESS, Reason.SUCCEEDED) if number < 3 else (RunStatus.FAILED, Reason.HOSTS_FAILED)
+        )
+        world.store.finish_run(retry, status, reason, "")
+        success = world.store.observe(JOB).last_success
+        assert success is not None
+        said.append((retry, success.job_id))
+
+    one, both, broken = said
+    assert one[1] == before, "web-2 has not succeeded yet"
+    assert both[1] == both[0]
+    assert broken[1] == before, "web-2 is broken now: of a chain only its last run is looked at"
+
+
 def test_what_a_retry_is_pinned_to_is_kept_until_it_has_run(world: World) -> None:
     run = world.run_to_success("1")
     pinned = Revision("dir@sha256:" + "b" * 64)

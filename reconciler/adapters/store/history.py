@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, select
 
 from reconciler.adapters.store.counters import read_counters
 from reconciler.adapters.store.database import Database
@@ -43,6 +43,7 @@ from reconciler.core.facts import (
     RunStatus,
     Stop,
 )
+from reconciler.core.folding import after_all
 from reconciler.core.status import SourceStatus
 from reconciler.ports import SpooledLine, StoredMetrics
 
@@ -61,8 +62,7 @@ class Lookups(Database):
                 select(causes).where(of_job(causes, key), causes.c.handled_at.is_(None)).order_by(causes.c.id)
             ).all()
             latest = connection.execute(_parents().where(runs).order_by(jobs.c.id.desc()).limit(SHOWN)).all()
-            succeeded = and_(runs, jobs.c.status == RunStatus.SUCCESS.value, ~jobs.c.check_mode)
-            success = connection.execute(_parents().where(succeeded).order_by(jobs.c.id.desc()).limit(1)).one_or_none()
+            success = _last_success(connection, runs)
             earlier = _earlier(connection, latest[0].retry_of) if latest else ()
             pause = read_pause(connection, key.source)
             records = connection.execute(select(*HOST_RECORD).where(of_job(host_records, key))).all()
@@ -172,6 +172,27 @@ def _run(connection: Connection, row: Row[Any]) -> Run:
         children=_children(connection, row.id, commit),
         slices=tuple(slice_of(part, row.job_id) for part in connection.execute(parts)),
     )
+
+
+def _last_success(connection: Connection, runs: ColumnElement[bool]) -> Row[Any] | None:
+    """The newest of these runs after which all its hosts stood as succeeded: a retry has some of them only, and counts if
+    those of the runs before it did, too. Of runs that try each other again only the last is looked at."""
+    good = and_(runs, jobs.c.status == RunStatus.SUCCESS.value, ~jobs.c.check_mode)
+    newest = _parents().where(good).order_by(jobs.c.id.desc())
+    whole = connection.execute(newest.where(jobs.c.retry_of.is_(None)).limit(1)).one_or_none()
+    later = jobs.alias()
+    retries = and_(
+        jobs.c.retry_of.is_not(None),
+        jobs.c.id > (0 if whole is None else whole.id),
+        ~exists().where(
+            later.c.retry_of == jobs.c.job_id, later.c.source == jobs.c.source, later.c.name == jobs.c.name
+        ),
+    )
+    for row in connection.execute(newest.where(retries)).all():
+        run = _run(connection, row)
+        if after_all(run, _earlier(connection, run.retry_of)).status is RunStatus.SUCCESS:
+            return row
+    return whole
 
 
 def _earlier(connection: Connection, retry_of: str | None) -> tuple[tuple[Child, ...], ...]:

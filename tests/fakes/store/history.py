@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from reconciler.core.facts import Child, JobKey, Observed, Run, RunStatus
+from reconciler.core.folding import after_all
 from reconciler.ports import SpooledLine, StoredMetrics
 from tests.fakes.store.manifests import Manifests
-from tests.fakes.store.memory import one_at_a_time
+from tests.fakes.store.memory import KeptRun, one_at_a_time
 from tests.fakes.store.supervision import Supervision
 
 
@@ -16,8 +17,7 @@ class Lookups(Manifests, Supervision):
     @one_at_a_time
     def observe(self, key: JobKey) -> Observed:
         runs = self._of(key)
-        good = (run for run in runs if run.run.status is RunStatus.SUCCESS and not run.new.spec.check_mode)
-        success = next(good, None)
+        success = next((run for run in runs if self._is_whole_success(run, runs)), None)
         return Observed(
             causes=tuple(each.cause for each in self._causes.values() if each.key == key and not each.handled),
             run=runs[0].whole() if runs else None,
@@ -27,6 +27,14 @@ class Lookups(Manifests, Supervision):
             earlier=self._earlier(runs[0].run.retry_of) if runs else (),
             pause=self._pauses.get(None) or self._pauses.get(key.source),
         )
+
+    def _is_whole_success(self, run: KeptRun, runs: Sequence[KeptRun]) -> bool:
+        if run.run.status is not RunStatus.SUCCESS or run.new.spec.check_mode:
+            return False
+        earlier = self._earlier(run.run.retry_of)
+        if earlier and any(later.run.retry_of == run.run.job_id for later in runs):
+            return False
+        return after_all(run.whole(), earlier).status is RunStatus.SUCCESS
 
     def _earlier(self, retry_of: str | None) -> tuple[tuple[Child, ...], ...]:
         state = self._runs.get(retry_of or "")
