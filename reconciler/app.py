@@ -363,6 +363,14 @@ class DaemonProcess:
             pause.wait(0.05)
         return lead
 
+    def has_work(self) -> bool:
+        """Whether a slice runs that this state directory has, whoever leads. Raises Unavailable."""
+        from reconciler.ports import Liveness
+
+        kept = self.executor.kept()
+        own = [part for part in self.store.open_slices() if part.id in kept]
+        return any(self.executor.liveness(part.id, part.fence, part.place) is Liveness.ALIVE for part in own)
+
     def build_standby(self) -> Standby:
         """What it does while another leads."""
         from reconciler.engine.leading import Standby

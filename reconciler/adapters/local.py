@@ -149,6 +149,7 @@ class HeldSlice:
         with contextlib.suppress(OSError):  # a full disk costs the knowledge whose slice it was, and no more
             os.ftruncate(lock, 0)
             os.pwrite(lock, place.encode(), 0)
+            _settle_on_disk(lock, spool.parent)
         self._file = spool.open("a", encoding="utf-8", buffering=1)
 
     def line(self, line: SpooledLine) -> None:
@@ -170,6 +171,18 @@ class HeldSlice:
         with contextlib.suppress(OSError):  # of a full disk: what could not be written then can't be now
             self._file.close()
         os.close(self._lock)
+
+
+def _settle_on_disk(lock: int, folder: Path) -> None:
+    """Before the slice is claimed, for the claim outlives a power cut: a lock that was empty after it would look like that
+    of a process on another machine."""
+    os.fsync(lock)
+    for each in (folder, folder.parent):
+        directory = os.open(each, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 class _Ending:

@@ -252,15 +252,7 @@ def _see_to_the_end(
             lead = process.lead_or_give_up()
             if lead is None:
                 return  # one on another state directory leads, and does it
-            daemon = process.build(settings, (), lead).daemon
-            daemon.drain()
-            daemon.start(once=True)
-            for key in keys:
-                daemon.queue.add(key)
-            until = time.monotonic() + PATIENCE
-            while not done() and not daemon.rested(POLL) and time.monotonic() < until:
-                pass
-            daemon.stop()
+            process.build(settings, (), lead).daemon.see_to(keys, done, PATIENCE)
     except Refused:
         return  # one has started in the meantime
 

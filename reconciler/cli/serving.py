@@ -127,13 +127,15 @@ class Serving:
         if not self._signals.any:
             time.sleep(POLL)
             return False
-        if self._running is None:
-            return True
         try:
-            return self._running.daemon.rested(POLL)
+            if self._running is not None:
+                return self._running.daemon.rested(POLL)
+            if not self._process.has_work():
+                return True
         except Unavailable:  # the database is away, which others tell of
-            time.sleep(POLL)
-            return False
+            pass
+        time.sleep(POLL)
+        return False
 
     def _heed(self) -> None:
         if self._signals.interrupts > self._heeded and self._running is not None:

@@ -203,6 +203,10 @@ class Slice:
     """Where the process is that claimed it, as executors name places; None: nobody has claimed it yet."""
 
 
+BY_HAND = "request:"
+"""How keys of causes begin that somebody asked for beside the manifest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cause:
     """Why a run is opened. Unique by (source, name, kind, key); one that is handled never opens another run."""

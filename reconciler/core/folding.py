@@ -53,6 +53,8 @@ def conclude(children: Sequence[Child], stop: Stop | None, error: RunError | Non
         why = " and ".join(sorted({child.message for child in children if child.message}))
         message = f"nothing was done on any of the selected hosts: {why}"
         return Conclusion(RunStatus.FAILED, Reason.NOTHING_TARGETED, message)
+    if any(map(never_started, children)):  # a failure stopped it, which a person has resolved since, or a retry mended
+        return Conclusion(RunStatus.FAILED, Reason.HOSTS_FAILED, said)
     return Conclusion(RunStatus.SUCCESS, Reason.SUCCEEDED, said)
 
 
@@ -100,8 +102,6 @@ def after_all(run: Run, earlier: Sequence[Sequence[Child]]) -> Conclusion:
     whole = conclude(children, run.stop, None)
     if run.status is RunStatus.FAILED:
         return replace(own, message=whole.message) if run.reason is Reason.HOSTS_FAILED else own
-    if whole.status is RunStatus.SUCCESS and any(map(never_started, children)):
-        return replace(whole, status=RunStatus.FAILED, reason=Reason.HOSTS_FAILED)
     return whole
 
 

@@ -194,11 +194,13 @@ def rest(desired: Desired, observed: Observed) -> Verdict:
 
 def left_behind(desired: Desired, observed: Observed) -> tuple[str, ...]:
     """Selected hosts that the current work fields ran on and did not succeed on, in whichever run. Those that joined
-    since are not among them: no run was to have them. A run that only looks (checkMode) leaves none behind."""
-    if isinstance(desired.hosts, Blocked) or desired.spec.check_mode:
+    since are not among them: no run was to have them. A run that only looks (checkMode) leaves none behind. While nobody
+    can tell which are selected, all that ever were count."""
+    if desired.spec.check_mode:
         return ()
     current = desired.record.coverage_digest
-    records = ((host.name, observed.hosts.get(host.name)) for host in desired.hosts)
+    names = observed.hosts if isinstance(desired.hosts, Blocked) else [host.name for host in desired.hosts]
+    records = ((name, observed.hosts.get(name)) for name in names)
     return tuple(name for name, rec in records if rec is not None and rec.seen_digest == current != rec.success_digest)
 
 

@@ -22,6 +22,7 @@ from reconciler.core.facts import (
     CauseKind,
     Child,
     Observed,
+    Pause,
     Run,
     Slice,
     SliceId,
@@ -154,14 +155,14 @@ def _whose_turn(waiting: Sequence[Child], room: int, now: datetime) -> Iterator[
 def _go_on(desired: Desired, observed: Observed, run: Run, now: datetime) -> Plan:
     steering = desired.spec
     held = steering.suspend or observed.pause is not None or desired.record.held is not None
-    ending = _ending(desired, observed, run, now)
+    ending = _ending(desired, observed, run, now, held=held)
     limit = effective_limit(steering, desired.limits)
     hosts = sort_hosts(run, ending, steering, limit, now, held=held)
     open_slices = [part for part in run.slices if part.state.open]
     idle = _not_begun(open_slices, observed)
     actions: list[Action] = []
     if ending is None:
-        actions += _mark(run, held=held)
+        actions += _mark(run, observed.pause, now, held=held)
     else:
         actions += _end_early(run, ending, hosts, open_slices, idle)
     if hosts[Bucket.TO_GIVE_UP]:
@@ -199,10 +200,11 @@ def _not_begun(open_slices: Sequence[Slice], observed: Observed) -> tuple[SliceI
     return tuple(part.id for part in planned if part.restarts > 0 or observed.pause is not None)
 
 
-def _mark(run: Run, *, held: bool) -> Iterator[Action]:
-    """Time in which the run is suspended or paused is written down, for it does not count."""
+def _mark(run: Run, pause: Pause | None, now: datetime, *, held: bool) -> Iterator[Action]:
+    """Time in which the run is suspended or paused is written down, for it does not count: a pause from its own beginning,
+    which may be long ago, if no daemon ran meanwhile."""
     if held and run.held_since is None:
-        yield HoldRun(run.job_id)
+        yield HoldRun(run.job_id, now if pause is None else min(now, max(run.created_at, pause.at)))
     if not held and run.held_since is not None:
         yield ReleaseRun(run.job_id)
 
@@ -268,8 +270,8 @@ def _deadline(run: Run, steering: BatchJobSpec, now: datetime) -> datetime | Non
     return run.created_at + steering.timeouts.run + run.held + still_held
 
 
-def _ending(desired: Desired, observed: Observed, run: Run, now: datetime) -> Ending | None:
-    """Why the run is not to start anything more; the first rule that holds."""
+def _ending(desired: Desired, observed: Observed, run: Run, now: datetime, *, held: bool) -> Ending | None:
+    """Why the run is not to start anything more; the first rule that holds. While it is held no deadline passes."""
     policy, limit = desired.spec.on_change, desired.spec.timeouts.run
     newer = next((cause for cause in observed.causes if cause.kind.supersedes), None)
     if run.stop is not None:
@@ -281,7 +283,7 @@ def _ending(desired: Desired, observed: Observed, run: Run, now: datetime) -> En
     if newer is not None and (policy is not OnChange.FINISH or desired.spec.suspend):
         return Ending(Stop(Reason.SUPERSEDED, f"superseded: {newer.message}"), kill=policy is OnChange.CANCEL)
     deadline = _deadline(run, desired.spec, now)
-    if limit is not None and deadline is not None and deadline <= now:
+    if limit is not None and deadline is not None and deadline <= now and not held:
         return Ending(
             Stop(Reason.DEADLINE_EXCEEDED, f"not started: timeouts.run ({format_duration(limit)}) has passed")
         )

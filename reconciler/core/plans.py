@@ -163,9 +163,10 @@ class GiveUpRetries:
 
 @dataclass(frozen=True, slots=True)
 class HoldRun:
-    """From now on the run is suspended or paused: the time does not count for timeouts.run."""
+    """The run is suspended or paused `since` then: the time does not count for timeouts.run."""
 
     run: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-from reconciler.core.facts import CauseKind, ManifestRecord, Observed, RunStatus
+from reconciler.core.facts import BY_HAND, CauseKind, ManifestRecord, Observed, RunStatus
 from reconciler.core.folding import standing
 from reconciler.core.manifest import OnHostsJoined, RunOn
 from reconciler.core.opening import left_behind
@@ -29,7 +29,7 @@ def due_causes(desired: Desired, observed: Observed) -> tuple[NewCause, ...]:
 def trigger_cause(request: Request) -> NewCause:
     """What a person's request for a run comes to."""
     message = request.reason or f"asked for by {request.by}"
-    return NewCause(request.key, CauseKind.REQUESTED, f"request:{request.id}", message)
+    return NewCause(request.key, CauseKind.REQUESTED, f"{BY_HAND}{request.id}", message)
 
 
 def retry_cause(
@@ -57,7 +57,7 @@ def retry_cause(
     if isinstance(pinned, Refusal):
         return pinned
     message = request.reason or f"asked for by {request.by}"
-    key = f"request:{request.id}"
+    key = f"{BY_HAND}{request.id}"
     return NewCause(request.key, CauseKind.RETRIED, key, message, chosen, retry_of=run.job_id, pinned=pinned)
 
 

@@ -22,13 +22,14 @@ from random import Random
 import structlog
 
 from reconciler.core.errors import ReconcilerError, Unavailable
-from reconciler.core.facts import JobKey, Slice, SliceId, SliceState
+from reconciler.core.facts import JobKey
 from reconciler.core.plans import Blocked
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType
 from reconciler.engine.queue import WorkQueue
-from reconciler.engine.reconcile import Look, Reconciler, SourceView
+from reconciler.engine.reconcile import Reconciler, SourceView
 from reconciler.engine.resolve import blocked_by
+from reconciler.engine.resting import FailedLook, Prospects
 from reconciler.engine.settling import Settler
 from reconciler.engine.sources import SourceKeeper
 from reconciler.engine.turns import Turns, pause_after
@@ -57,19 +58,12 @@ MAKES_ROOM = frozenset({"SliceFinished", "SliceLost", "RunFinished", "WaveAdmitt
 OF_SOURCES = {"Paused": "paused", "Resumed": "resumed", "SourceAdopted": "adopted"}
 """Told of a source, or of everything: all of its jobs are looked at. And what the log calls it."""
 
-GIVE_UP = 4
-"""So many failures of a look, or of a start of a slice, one after the other, and who waits for rest waits no longer:
-about 10 to 20 seconds."""
-
 
 A_BUG = "a bug of reconciler; see its log"
 
 UNTELLABLE = frozenset({Reason.STORE_UNAVAILABLE, Reason.STATUS_NOT_WRITTEN, Reason.NOT_LEADING})
 """A job's status can't tell of these."""
 
-
-PATIENCE = timedelta(seconds=20)
-"""How long who waits for rest waits for the next try of a slice that failed to start before."""
 
 FIRST_READING = timedelta(seconds=5)
 """How long what is in progress waits for the first reading of its source. Most are read long before, and it then goes on
@@ -78,15 +72,6 @@ by what the manifests say by now, not by what they said when the daemon before e
 HEED = 0.1
 """Seconds within which who waits for the first readings has seen that nothing is to be started any more. Not woken: a
 signal may drain in the middle of anything, and must take no lock."""
-
-
-@dataclass(frozen=True, slots=True)
-class FailedLook:
-    """A look at a job that could not be finished; it is tried again."""
-
-    reason: Reason
-    message: str
-    times: int
 
 
 class Daemon:
@@ -123,15 +108,12 @@ class Daemon:
         self._pace = pace
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._waiting: set[JobKey] = set()
-        self._alarms: set[JobKey] = set()
-        self._failed: dict[JobKey, FailedLook] = {}
+        self._prospects = Prospects(store, executor, clock)
         self._unsynced: dict[str, ReconcilerError] = {}
         self._troubles: dict[str, Reason] = {}
         self._uncopied = set(keepers)
         self._seen = 0
         self._woke = clock.monotonic()
-        self._restarts: Mapping[SliceId, int] = {}
         self._draining = False
         self._news = threading.Event()
         self._random = Random()
@@ -149,7 +131,7 @@ class Daemon:
         self._look_at_disk()
         for part in self._store.open_slices():
             self._settler.try_again_now(part)
-        self._restarts = {part.id: part.restarts for part in self._store.open_slices()}
+        self._prospects.begin()
         for number in range(self._workers):
             self._thread(self._work, f"worker-{number}")
         for name, keeper in self._keepers.items():
@@ -206,7 +188,7 @@ class Daemon:
     def unready(self) -> tuple[str, ...]:
         """All that keeps it from its work, or soon will, a line each: problems of sources, statuses that can't be written,
         a disk that is nearly full."""
-        unwritten = [each for each in tuple(self._failed.values()) if each.reason is Reason.STATUS_NOT_WRITTEN]
+        unwritten = [each for each in self._prospects.failures.values() if each.reason is Reason.STATUS_NOT_WRITTEN]
         statuses = [each.message for each in unwritten[:1]]
         if len(unwritten) > 1:
             statuses.append(f"nor could those of {len(unwritten) - 1} more")
@@ -247,39 +229,32 @@ class Daemon:
         self._news.wait(wait)
         return False
 
+    def see_to(self, keys: Sequence[JobKey], done: Callable[[], bool], patience: float) -> None:
+        """Without `start`: look at these jobs, again and again, until it is `done` or so many seconds went by. Nothing
+        starts by it, of these jobs or of others; what people asked for is answered, and what ends is said."""
+        self.drain()
+        self._reconciler.start_nothing()
+        until = self._clock.monotonic() + patience
+        while not done() and self._clock.monotonic() < until:
+            for key in keys:
+                self._look(key)
+            self._news.wait(HEED)
+            self._news.clear()
+
     def _nothing_left(self) -> bool:
-        open_slices = self._store.open_slices()
-        hopeless = [part for part in open_slices if self._seems_hopeless(part)]
-        if len(open_slices) > len(hopeless):
-            return False
-        if self._store.last_event() != self._seen or self.queue.next_due() == 0.0:
+        parts = self._store.open_slices()
+        if self._draining:  # what runs elsewhere is another daemon's to see to
+            parts = [part for part in parts if self._prospects.liveness(part) is not Liveness.UNREACHABLE]
+        hopeful, hopeless = self._prospects.of_slices(parts)
+        if hopeful or self._store.last_event() != self._seen or self.queue.next_due() == 0.0:
             return False
         if self._draining:
             return True
-        if any(turns.busy() for turns in self._turns.values()):
-            return False
-        trying = any(failed.times < GIVE_UP for failed in tuple(self._failed.values()))
-        for_them = {self._store.key_of_run(part.run) for part in hopeless}
-        return not trying and not self._waiting - for_them and not self._alarms - for_them
-
-    def _seems_hopeless(self, part: Slice) -> bool:
-        """Nothing runs for it, and again and again it could not be started, or what became of it not be recorded."""
-        if self._executor.liveness(part.id, part.fence, part.place) is Liveness.ALIVE:
-            return False
-        failed_here = part.restarts - self._restarts.get(part.id, 0)
-        if part.state is SliceState.PLANNED and (failed_here >= GIVE_UP or (failed_here > 0 and self._is_far(part))):
-            return True
-        key = self._store.key_of_run(part.run)
-        failed = self._failed.get(key) if key is not None else None
-        return failed is not None and failed.times >= GIVE_UP
-
-    def _is_far(self, part: Slice) -> bool:
-        """Whether its next try is later than anybody who waits for rest is to wait."""
-        return part.not_before is not None and part.not_before - self._clock.now() > PATIENCE
+        return not any(turns.busy() for turns in self._turns.values()) and not self._prospects.anything(hopeless)
 
     def failures(self) -> Mapping[JobKey, FailedLook]:
         """Looks that could not be finished so far."""
-        return dict(self._failed)
+        return self._prospects.failures
 
     def _thread(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -467,7 +442,7 @@ class Daemon:
                 log.warning(OF_SOURCES[event.type], source=event.key.source or "all", why=event.message)
                 self._bring_all(event.key.source)
             if event.type in MAKES_ROOM:
-                for key in tuple(self._waiting):
+                for key in self._prospects.waiting:
                     self.queue.add(key)
         if events:
             self._seen = max(self._seen, events[-1].sequence)
@@ -494,13 +469,14 @@ class Daemon:
         """A look at the job decides; here it is only noticed that one is due. For one elsewhere, a look now and then will
         do: most likely another daemon's machine has it."""
         for part in self._store.open_slices():
-            liveness = self._executor.liveness(part.id, part.fence, part.place)
-            if liveness not in (Liveness.ALIVE, Liveness.UNREACHABLE):
+            if self._prospects.liveness(part) not in (Liveness.ALIVE, Liveness.UNREACHABLE):
                 self._add_job_of(part.run)
 
     def _add_job_of(self, run: str) -> None:
         key = self._store.key_of_run(run)
-        if key is not None and key not in self._failed:  # one whose looks fail has its own time to come again
+        if (
+            key is not None and key not in self._prospects.failures
+        ):  # one whose looks fail has its own time to come again
             self.queue.add(key)
 
     # -- looking at jobs ---------------------------------------------------------------------------------------------
@@ -516,7 +492,7 @@ class Daemon:
 
     def _look(self, key: JobKey) -> None:
         started = self._clock.monotonic()
-        self._waiting.add(key)  # so that room made while it is being refused is not overlooked
+        self._prospects.looking(key)
         try:
             look = self._reconciler.look(key)
         except ReconcilerError as error:
@@ -536,8 +512,9 @@ class Daemon:
             result = "error"
         else:
             self.queue.forget(key)
-            self._failed.pop(key, None)
-            self._remember(key, look)
+            self._prospects.looked(key, look)
+            if look.again is not None:
+                self.queue.add_after(key, look.again)
             result = "waiting" if look.waits or look.outside else "success"
         self._meter.looked(result, self._clock.monotonic() - started)
 
@@ -546,26 +523,10 @@ class Daemon:
             self._settler.store_was_away()
 
     def _retry(self, key: JobKey, why: Blocked) -> float:
-        self._waiting.discard(key)
-        self._alarms.discard(key)
-        before = self._failed.get(key)
-        times = 1 if before is None else before.times + 1
-        self._failed[key] = FailedLook(why.reason, str(why), times)
+        times = self._prospects.failed(key, why)
         if times > 1 and why.reason not in UNTELLABLE:  # most that fails once is gone the next time
             self._attempt(partial(self._reconciler.say_why_not, key, why))
         return self.queue.retry(key)
-
-    def _remember(self, key: JobKey, look: Look) -> None:
-        if look.waits:
-            self._waiting.add(key)
-        else:
-            self._waiting.discard(key)
-        if look.again is None or look.outside:
-            self._alarms.discard(key)
-        else:
-            self._alarms.add(key)
-        if look.again is not None:
-            self.queue.add_after(key, look.again)
 
 
 def _never(_: int) -> float:

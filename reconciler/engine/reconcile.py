@@ -85,11 +85,12 @@ BUSY_PAUSE = timedelta(seconds=30)
 class Look:
     """What one look came to. `again`: look again in so many seconds; None: only when something happens. `waits`: hosts
     or slots that another run has. `outside`: nothing can be done before something outside (an inventory, a source)
-    can be read again."""
+    can be read again. `held`: nothing of it starts before somebody says so."""
 
     again: float | None = None
     waits: bool = False
     outside: bool = False
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +134,16 @@ class Reconciler:
         self._max_running = max_running
         self._status_children = status_children
         self._settler = settler
-        self._draining = False
+        self._draining = self._starting_nothing = False
         self._rests: dict[JobKey, _Rest] = {}
 
     def drain(self) -> None:
         """From now on open no run and admit no wave; what is admitted is seen to its end."""
         self._draining = True
+
+    def start_nothing(self) -> None:
+        """Nor what is admitted: only what was begun is seen to its end."""
+        self._draining = self._starting_nothing = True
 
     def resting(self, source: str) -> frozenset[JobKey]:
         """Jobs that a look would leave as it finds them: nobody asked for anything, and the source and its inventory
@@ -203,12 +208,21 @@ class Reconciler:
                 self._say(desired, observed, decided, waits_for)
                 if decided.wake_at is None and not actions:
                     self._remember_rest(key, snapshot)
-                return Look(self._again(decided, waits_for), waits_for is not None, decided.verdict is Verdict.WAITING)
+                verdict = decided.verdict
+                return Look(
+                    self._again(decided, waits_for),
+                    waits=waits_for is not None,
+                    outside=verdict is Verdict.WAITING,
+                    held=verdict is Verdict.SUSPENDED,
+                )
         raise RuntimeError(f"{key} does not come to rest after {ROUNDS} plans")
 
     def _allowed(self, actions: Sequence[Action]) -> Sequence[Action]:
         """While draining nothing begins."""
-        return [a for a in actions if not (self._draining and isinstance(a, OpenRun | StartWave))]
+        left_out: tuple[type, ...] = (OpenRun, StartWave) if self._draining else ()
+        if self._starting_nothing:
+            left_out += (StartSlice,)
+        return [action for action in actions if not isinstance(action, left_out)]
 
     def _remember_rest(self, key: JobKey, snapshot: Snapshot | None) -> None:
         digest = self._resolver.selected_from(key)
@@ -327,7 +341,7 @@ class Reconciler:
             case GiveUpRetries():
                 self._store.give_up_retries(action.run, action.hosts)
             case HoldRun() | ReleaseRun():
-                self._store.hold_run(action.run, held=isinstance(action, HoldRun))
+                self._mark(action)
             case FinishRun():
                 self._finish(desired.record, action)
             case _:
@@ -344,6 +358,12 @@ class Reconciler:
                 reason=action.reason.value,
             )
         self.trim(record)
+
+    def _mark(self, action: HoldRun | ReleaseRun) -> None:
+        if isinstance(action, HoldRun):
+            self._store.hold_run(action.run, action.since)
+        else:
+            self._store.release_run(action.run)
 
     def _new_run(self, action: OpenRun, desired: Desired, snapshot: Snapshot) -> NewRun:
         record = desired.record

@@ -133,7 +133,7 @@ class Settler:
             return False
         if liveness is not Liveness.GONE and not self._has_had_its_time(part, sight):
             return False
-        self._lose(part, VANISHED if liveness is Liveness.GONE else OUT_OF_REACH)
+        self._lose(part, ended=liveness is Liveness.GONE)
         return True
 
     def _settle_planned(self, part: Slice, liveness: Liveness) -> bool:
@@ -163,7 +163,8 @@ class Settler:
             log.warning("slice_out_of_reach", slice=part.id, place=part.place, hosts=len(part.hosts))
         return over and self._is_silent(part, sight)
 
-    def _lose(self, part: Slice, why: str) -> None:
+    def _lose(self, part: Slice, *, ended: bool) -> None:
+        why = VANISHED if ended else OUT_OF_REACH
         log.warning("slice_lost", slice=part.id, hosts=len(part.hosts), why=why)
         spool = self._executor.recover(part.id, part.place)
         if spool is not None:
@@ -171,7 +172,7 @@ class Settler:
                 if not self._store.append_logs(part.id, part.fence, lines):
                     break
             spool = Spool((), spool.result)
-        self._store.lose(part.id, part.fence, spool, why)
+        self._store.lose(part.id, part.fence, spool, why, ended=ended)
         self._executor.forget(part.id)
 
     def _start_again(self, part: Slice) -> None:

@@ -282,8 +282,12 @@ class JobStore(SliceStore, Leases, Protocol):
     def skip(self, run: str, hosts: Sequence[str], reason: Reason, message: str) -> None:
         """pending → skipped. Those that wait for another attempt are left alone: see give_up_retries."""
 
-    def hold_run(self, run: str, *, held: bool) -> None:
-        """From now on it is suspended or paused, or is so no more: see Run.held. Nothing, if it was so already."""
+    def hold_run(self, run: str, since: datetime) -> None:
+        """An open run is suspended or paused since then; nothing changes if it is held already."""
+
+    def release_run(self, run: str) -> None:
+        """It is so no more: the time that has passed is added to what it was held before. A clock that was set back takes
+        none away."""
 
     def give_up_retries(self, run: str, hosts: Sequence[str]) -> None:
         """Children that are pending for another attempt end as their last attempt did. Others are left alone."""
@@ -310,10 +314,12 @@ class JobStore(SliceStore, Leases, Protocol):
     def requeue(self, slice_id: SliceId, fence: int, not_before: datetime, message: str) -> bool:
         """A slice whose process is gone before `started`: back to planned, fence raised."""
 
-    def lose(self, slice_id: SliceId, fence: int, spool: Spool | None, why: str = VANISHED) -> bool:
+    def lose(
+        self, slice_id: SliceId, fence: int, spool: Spool | None, why: str = VANISHED, *, ended: bool = True
+    ) -> bool:
         """A started slice whose process is gone. What the spool proves stands; every other child is unknown, and `why`
-        its message (cancelled slices: cancelled where nothing was proven and the slice had been told to stop). Hosts are
-        freed."""
+        its message. `ended`: whatever it left behind has been ended, so that what it had been told to stop is cancelled;
+        where nobody can say that, it is unknown all the same. Hosts are freed."""
 
     # -- requests
     def add_request(self, request: Request) -> bool:

@@ -70,7 +70,7 @@ def test_while_it_is_paused_nothing_starts_and_after_that_at_once(site: Site, po
 
 
 def test_what_runs_finishes_and_the_next_wave_waits(site: Site, post: Post) -> None:
-    site.job("patch", hosts=3, limit=1, seconds=3)
+    site.job("patch", hosts=3, limit=1, seconds=10)
     post.start()
     wait_for(lambda: site.begun() == ["patch-1"], "the first wave")
 

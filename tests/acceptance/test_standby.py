@@ -104,6 +104,24 @@ def test_a_daemon_that_crashed_and_is_started_again_need_not_wait_for_its_own_le
     assert first.said("standby") == []
 
 
+def test_one_that_led_waits_for_what_it_began_when_it_is_drained(site: Site, pair: tuple[Post, Post]) -> None:
+    first, second = pair
+    site.job("patch", hosts=1, seconds=20)
+    wait_for(lambda: len(site.begun()) == 1, "the run")
+    first.send(signal.SIGSTOP)
+    second.waits_to_say("leading")
+    first.send(signal.SIGCONT)
+    first.waits_to_say("standby")
+    assert site.ended() == []
+
+    assert first.call("drain").code == 0
+
+    assert first.ends() == 0
+    assert site.ended() == ["patch-1"]
+    wait_for(lambda: site.is_over("patch"), "the run")
+    assert site.outcomes("patch") == {"patch-1": "success"}
+
+
 # -- the one is stopped for a while ----------------------------------------------------------------------------------
 def test_a_leader_that_was_stopped_and_goes_on_does_nothing_any_more(site: Site, pair: tuple[Post, Post]) -> None:
     first, second = pair

@@ -21,6 +21,7 @@ from reconciler.adapters.store.backup import check_backup, write_backup
 from reconciler.adapters.store.database import SCHEMAS, current_schema
 from reconciler.adapters.store.engines import connect, for_reading, read_url
 from reconciler.adapters.store.restore import Restored, restore
+from reconciler.adapters.store.rows import OPEN_RUN
 from reconciler.adapters.store.tables import events, leases, metadata, pauses, requests, sequences
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import ChildStatus, JobKey, Pause
@@ -126,6 +127,9 @@ def test_what_is_backed_up_from_one_is_restored_into_another(url: str, other: st
     restored(other, file)
 
     after = everything(other)
+    for run in after["jobs"]:
+        if run["is_batch_job"] and run["status"] in OPEN_RUN:
+            run["held_since"] = None  # it says so now, from the backup on
     assert {name: rows for name, rows in after.items() if name not in CHANGED} == {
         name: rows for name, rows in before.items() if name not in CHANGED
     }
@@ -160,6 +164,19 @@ def test_it_comes_up_paused_by_whoever_restored_it(url: str, file: Path) -> None
     assert len(store.pauses()) == 2, "and what was paused stays so"
     assert store.observe(JOB).pause == store.pauses()[0]
     assert [asked.reason for asked in store.requests(None, LATER, 10)] == [reason]
+    store.close()
+
+
+def test_the_time_since_the_backup_counts_for_no_deadline(url: str, file: Path) -> None:
+    in_use(url)
+    write_backup(url, file, NOON)
+
+    restored(url, file, replace=True)
+
+    store = SqlStore(url, FakeClock())
+    run = store.observe(RUNNING).run
+    assert run is not None
+    assert run.held_since == NOON
     store.close()
 
 

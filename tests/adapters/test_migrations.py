@@ -334,6 +334,22 @@ def test_what_later_versions_have_written_is_kept_too(url: str) -> None:
     store.close()
 
 
+def test_a_source_without_any_manifest_that_was_accepted_is_known_too(url: str) -> None:
+    make_old(url, "0003")
+    engine = connect(read_url(url))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO source_status (source, status) SELECT 'empty', status FROM source_status"
+        )
+    engine.dispose()
+
+    migrate.upgrade(url)
+
+    store = SqlStore(url, FakeClock())
+    assert store.sources() == {"default": None, "empty": None}
+    store.close()
+
+
 def test_several_may_upgrade_at_once_from_nothing(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(migrate.upgrade, [url] * 4))
@@ -358,7 +374,7 @@ def test_an_upgrade_that_is_interrupted_anywhere_is_gone_on_with(url: str) -> No
     goes on from where the last one ended."""
     make_old(url, "0001")
     tries = 1
-    while not interrupted(url, at=4 if "mysql" in url else tries):
+    while not interrupted(url, at=5 if "mysql" in url else tries):
         tries += 1
         assert tries < 50
 

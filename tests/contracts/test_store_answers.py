@@ -10,7 +10,7 @@ import pytest
 from reconciler.core.facts import ChildStatus, SliceState, Stop
 from reconciler.core.reasons import Reason
 from reconciler.ports import PlaybookResult, Spool
-from tests.builders import NOON, all_succeeded, outcome
+from tests.builders import NOON, all_succeeded, make_spec, outcome
 from tests.contracts.stores import LEASE, World
 
 CANCEL = Stop(Reason.CANCELLED, "cancelled by kim")
@@ -89,6 +89,17 @@ def test_of_a_lost_slice_that_was_told_to_stop_the_rest_is_cancelled(world: Worl
 
     assert world.statuses()["web-1"] is ChildStatus.CANCELLED
     assert world.statuses()["web-2"] is ChildStatus.FAILED
+
+
+def test_what_may_still_go_on_is_unknown_though_it_was_told_to_stop(world: World) -> None:
+    run = world.open_run(spec=make_spec(retry={"limit": 1, "unknown": True}))
+    slice_id = world.start(run, "web-1", "web-2")
+    world.store.stop_slices(run, CANCEL)
+
+    assert world.store.lose(slice_id, 1, None, "its machine could not be asked", ended=False)
+
+    assert world.statuses()["web-1"] is world.statuses()["web-2"] is ChildStatus.UNKNOWN
+    assert world.slice(slice_id).state is SliceState.LOST
 
 
 def test_why_a_slice_was_lost_is_the_message_of_its_hosts(world: World) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.core.facts import JobKey
+from reconciler.core.facts import BY_HAND, CauseKind, JobKey
 from reconciler.core.reasons import Reason
 from reconciler.ports import RequestKind
 from tests.builders import JOB, OTHER_JOB, hosts, make_new_run, make_request, manifest_record, new_cause
@@ -107,6 +107,15 @@ def test_what_was_adopted_as_done_rests_and_never_runs_for_that_again(world: Wor
     world.store.add_causes([new_cause()])
     assert pending(world, JOB) == 0
     assert not world.store.open_run(make_new_run(cause, hosts("web-1")))
+
+
+def test_what_somebody_asked_for_meanwhile_runs_though_the_rest_counts_as_done(world: World) -> None:
+    hold(world)
+    world.store.add_causes([new_cause(f"{BY_HAND}1", kind=CauseKind.REQUESTED)])
+
+    adopt(world, as_done=True)
+
+    assert [cause.kind for cause in world.store.observe(JOB).causes] == [CauseKind.REQUESTED]
 
 
 def test_some_are_adopted_by_name_and_the_source_stays_held(world: World) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.core.facts import JobKey, Pause
 from reconciler.ports import Admitted, Outdated, Request, RequestKind
-from tests.builders import JOB, NOON, all_succeeded, hosts, make_request, make_wave
+from tests.builders import JOB, NOON, all_succeeded, hosts, make_new_run, make_request, make_wave
 from tests.contracts.stores import PLENTY, World
 
 EVERYTHING = JobKey("", "")
@@ -88,6 +88,16 @@ def test_no_wave_is_admitted_that_was_planned_before_the_pause(world: World, key
 
     resume(world, key)
     assert world.store.admit(wave, PLENTY) == Admitted()
+
+
+def test_no_run_is_opened_that_was_planned_before_the_pause(world: World) -> None:
+    new = make_new_run(world.cause("1"), hosts("web-1"))
+    pause(world, DEFAULT)
+
+    assert not world.store.open_run(new)
+
+    resume(world, DEFAULT)
+    assert world.store.open_run(new)
 
 
 def test_what_was_admitted_before_the_pause_goes_on(world: World) -> None:

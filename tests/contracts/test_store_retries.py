@@ -312,38 +312,46 @@ def test_what_a_retry_is_pinned_to_is_kept_until_it_has_run(world: World) -> Non
 def test_time_in_which_a_run_is_held_adds_up(world: World) -> None:
     run = world.open_run()
     for _ in range(2):
-        world.store.hold_run(run, held=True)
+        world.store.hold_run(run, world.clock.now())
         assert world.run().held_since == world.clock.now()
         world.clock.advance(timedelta(seconds=90))
-        world.store.hold_run(run, held=False)
+        world.store.release_run(run)
         world.clock.advance(timedelta(seconds=5))
     assert (world.run().held, world.run().held_since) == (timedelta(seconds=180), None)
+
+
+def test_a_run_may_be_held_since_before_anybody_noticed(world: World) -> None:
+    run = world.open_run()
+    world.clock.advance(timedelta(hours=1))
+    world.store.hold_run(run, NOON)
+    world.store.release_run(run)
+    assert world.run().held == timedelta(hours=1)
 
 
 def test_holding_a_run_twice_is_holding_it_once(world: World) -> None:
     run = world.open_run()
     before = world.store.last_event()
-    world.store.hold_run(run, held=False)
-    world.store.hold_run(run, held=True)
+    world.store.release_run(run)
+    world.store.hold_run(run, world.clock.now())
     world.clock.advance(timedelta(seconds=90))
-    world.store.hold_run(run, held=True)
+    world.store.hold_run(run, world.clock.now())
     assert world.run().held_since == NOON
     assert world.events(before) == ["RunHeld"]
 
 
 def test_a_clock_that_was_set_back_takes_no_time_away(world: World) -> None:
     run = world.open_run()
-    world.store.hold_run(run, held=True)
+    world.store.hold_run(run, world.clock.now())
     world.clock.jump(timedelta(hours=-1))
-    world.store.hold_run(run, held=False)
+    world.store.release_run(run)
     assert world.run().held == timedelta(0)
 
 
 def test_a_run_that_has_ended_is_held_no_more(world: World) -> None:
     run = world.run_to_success("1")
-    world.store.hold_run(run, held=True)
+    world.store.hold_run(run, world.clock.now())
     assert world.run().held_since is None
-    world.store.hold_run("batch-nobody", held=True)
+    world.store.hold_run("batch-nobody", world.clock.now())
 
 
 # -- resolving -------------------------------------------------------------------------------------------------------
@@ -416,6 +424,18 @@ def test_a_run_with_other_failures_stays_failed(world: World) -> None:
     a_lost_host(world, FAILED)
     assert resolve(world, world.child("web-1"))
     assert (world.run().status, world.run().message) == (RunStatus.FAILED, "1 success, 1 failed")
+
+
+def test_a_run_that_stopped_on_what_is_resolved_has_not_succeeded(world: World) -> None:
+    run = world.open_run(hosts("web-1", "web-2"))
+    world.store.lose(world.start(run, "web-1"), 1, None)
+    world.store.skip(run, ["web-2"], Reason.STOPPED_ON_FAILURE, "not started: wave 1 had a failure")
+    world.store.finish_run(run, RunStatus.FAILED, Reason.HOSTS_FAILED, "1 unknown, 1 skipped")
+
+    assert resolve(world, world.child("web-1"))
+
+    assert (world.run().status, world.run().message) == (RunStatus.FAILED, "1 success, 1 skipped")
+    assert world.store.observe(JOB).last_success is None
 
 
 def test_only_what_is_unknown_can_be_resolved_and_only_once(world: World) -> None:

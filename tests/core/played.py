@@ -210,7 +210,7 @@ class World:
                 for host in action.hosts:
                     self._let_stand(host, self._child(host).attempt)
             case HoldRun():
-                self._save(replace(self.run, held_since=self.now))
+                self._save(replace(self.run, held_since=action.since))
             case ReleaseRun():
                 assert self.run.held_since is not None
                 held = self.run.held + (self.now - self.run.held_since)

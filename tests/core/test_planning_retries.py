@@ -386,7 +386,7 @@ def test_time_in_which_it_is_held_does_not_count(by: str) -> None:
         world.pause()
     else:
         world.change(**DEADLINE, suspend=True)
-    assert HoldRun("batch-1") in world.plan().actions
+    assert HoldRun("batch-1", world.now) in world.plan().actions
     world.end_wave(all_well)
     assert (world.settle().verdict, world.settle().wake_at) == (Verdict.SUSPENDED, None)
     world.pass_time(86400)
@@ -400,6 +400,22 @@ def test_time_in_which_it_is_held_does_not_count(by: str) -> None:
     world.pass_time(1800)
     world.settle()
     assert world.reasons["h03"] is Reason.DEADLINE_EXCEEDED
+
+
+def test_a_pause_counts_from_its_beginning_though_nobody_looked_meanwhile() -> None:
+    world = World(3, **DEADLINE)
+    world.settle()
+    world.end_wave(all_well)
+    world.pass_time(1800)
+    world.pause()
+    since = world.now
+    world.pass_time(86400)
+    assert world.settle().verdict is Verdict.SUSPENDED
+    assert world.run.held_since == since
+    assert world.statuses["h02"] is not ChildStatus.SKIPPED, "its deadline did not pass meanwhile"
+    world.resume()
+    world.settle()
+    assert world.statuses["h02"] is ChildStatus.RUNNING
 
 
 def test_a_deadline_that_is_set_in_the_middle_counts_from_the_beginning() -> None:

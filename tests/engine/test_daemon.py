@@ -78,6 +78,43 @@ def test_once_gives_up_on_a_slice_that_never_starts_and_leaves_it_to_the_next(
     assert house.world.run().open
 
 
+def test_once_does_not_wait_for_what_somebody_has_paused_though_a_part_of_it_is_admitted(house: House) -> None:
+    world = house.world
+    world.executor.refuses = True
+    world.write()
+    world.write(OTHER_JOB.name)  # on the same hosts
+    house.daemon.start(once=True)
+    wait_for(lambda: "SliceGivenBack" in world.events(), "the refusal")
+    world.pause()
+    world.executor.refuses = False
+
+    house.to_rest()
+
+    assert not world.begun
+    assert Phase.PENDING in (house.phase(), house.phase(OTHER_JOB))
+
+
+def test_who_sees_to_one_job_starts_nothing_of_another_nor_of_it(house: House) -> None:
+    """As `reconciler cancel` does, where no daemon runs."""
+    world = house.world
+    world.executor.refuses = True
+    world.write(selector={"hosts": world.names[:2]})
+    world.write(OTHER_JOB.name, selector={"hosts": world.names[2:]})
+    house.daemon.start()
+    wait_for(lambda: world.events().count("SliceGivenBack") >= 2, "the refusals")
+    house.daemon.stop()
+    world.restart()
+    world.executor.refuses = False
+    world.cancel()
+
+    house.build_on_nothing().see_to([JOB], lambda: not world.run().open, patience=30.0)
+
+    assert world.run().status is RunStatus.CANCELLED
+    assert world.run(OTHER_JOB).open
+    assert not world.executor.alive
+    assert not world.begun
+
+
 def test_once_gives_up_when_what_became_of_a_slice_can_not_be_recorded(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

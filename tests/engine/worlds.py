@@ -102,6 +102,7 @@ class Steps:
             "skip",
             "give_up_retries",
             "hold_run",
+            "release_run",
             "finish_run",
             "stop_slices",
             "withdraw_slices",

@@ -11,7 +11,7 @@ from reconciler.adapters.store.rows import maybe_reason
 from reconciler.adapters.store.servers import in_parts
 from reconciler.adapters.store.tables import causes, manifests, sources
 from reconciler.adapters.store.upserts import add_missing
-from reconciler.core.facts import JobKey
+from reconciler.core.facts import BY_HAND, JobKey
 from reconciler.core.reasons import Reason
 from reconciler.ports import Request
 
@@ -46,7 +46,9 @@ class Adoption(Requests):
                 those = and_(manifests.c.source == source, manifests.c.name.in_(part))
                 connection.execute(update(manifests).where(those).values(held=None))
                 if as_done:
-                    pending = and_(causes.c.source == source, causes.c.name.in_(part), causes.c.handled_at.is_(None))
+                    of_these = and_(causes.c.source == source, causes.c.name.in_(part))
+                    # What somebody asked for by hand meanwhile is no part of what was: it runs.
+                    pending = and_(of_these, causes.c.handled_at.is_(None), ~causes.c.key.startswith(BY_HAND))
                     connection.execute(update(causes).where(pending).values(handled_at=now))
             if not names:
                 connection.execute(update(sources).where(this).values(held=None))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, column, delete, func, insert, inspect, select, table, text
+from sqlalchemy import Connection, and_, column, delete, func, insert, inspect, select, table, text, update
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -192,6 +192,9 @@ def _hold_still(connection: Connection, header: Header, file: Path, by: str, now
         "reason": storable(f"restored from {file}, backed up at {header.made_at:%Y-%m-%d %H:%M:%S %Z}"),
         "at": now,
     }
+    # What is in progress has been at a standstill since: timeouts.run does not count that.
+    unheld = and_(jobs.c.is_batch_job, jobs.c.status.in_(OPEN_RUN), jobs.c.held_since.is_(None))
+    connection.execute(update(jobs).where(unheld).values(held_since=header.made_at))
     connection.execute(delete(pauses).where(pauses.c.source == ""))
     connection.execute(insert(pauses), row)
     asked = {"id": f"restore-{now:%Y%m%d-%H%M%S-%f}", "kind": RequestKind.PAUSE.value, "name": ""}

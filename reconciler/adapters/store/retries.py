@@ -25,19 +25,24 @@ NO_COUNTS: Mapping[str, int] = dict.fromkeys(TaskCounts.__dataclass_fields__, 0)
 
 
 class Retries(Requests):
-    def hold_run(self, run: str, *, held: bool) -> None:
+    def hold_run(self, run: str, since: datetime) -> None:
+        with self.write() as connection:
+            row = _hold_open_run(connection, run)
+            if row is None or row.held_since is not None:
+                return
+            connection.execute(update(jobs).where(jobs.c.id == row.id).values(held_since=since))
+            self.tell(connection, JobKey(row.source, row.name), "RunHeld", run)
+
+    def release_run(self, run: str) -> None:
         now = self.clock.now()
         with self.write() as connection:
-            unfinished = and_(jobs.c.job_id == run, jobs.c.status.in_(OPEN_RUN))
-            row = connection.execute(select(jobs).where(unfinished).with_for_update(key_share=True)).one_or_none()
-            if row is None or held is (row.held_since is not None):
+            row = _hold_open_run(connection, run)
+            if row is None or row.held_since is None:
                 return
-            values: dict[str, Any] = {"held_since": now}
-            if not held:
-                passed = max(timedelta(0), now - row.held_since)  # a clock may have been set back
-                values = {"held_since": None, "held_seconds": row.held_seconds + passed.total_seconds()}
+            passed = max(timedelta(0), now - row.held_since)  # a clock may have been set back
+            values = {"held_since": None, "held_seconds": row.held_seconds + passed.total_seconds()}
             connection.execute(update(jobs).where(jobs.c.id == row.id).values(values))
-            self.tell(connection, JobKey(row.source, row.name), "RunHeld" if held else "RunReleased", run)
+            self.tell(connection, JobKey(row.source, row.name), "RunReleased", run)
 
     def give_up_retries(self, run: str, hosts: Sequence[str]) -> None:
         with self.write() as connection:
@@ -148,6 +153,11 @@ def count_end(tally: Tally, status: ChildStatus, started: datetime | None, finis
 def _hold_run(connection: Connection, which: Any) -> Row[Any]:
     """A run, to the end of the transaction: its slices end before this, or after it."""
     return connection.execute(select(jobs).where(which).with_for_update(key_share=True)).one()
+
+
+def _hold_open_run(connection: Connection, run: str) -> Row[Any] | None:
+    unfinished = and_(jobs.c.job_id == run, jobs.c.status.in_(OPEN_RUN))
+    return connection.execute(select(jobs).where(unfinished).with_for_update(key_share=True)).one_or_none()
 
 
 def _conclude_again(connection: Connection, parent: Row[Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, Row, and_, bindparam, func, insert, or_, select, update
 
 from reconciler.adapters.store.counters import Tally
+from reconciler.adapters.store.history import read_pause
 from reconciler.adapters.store.manifests import Manifests
 from reconciler.adapters.store.rows import OPEN_RUN, OPEN_SLICE, batch_config, commit_row, of_job, storable
 from reconciler.adapters.store.servers import in_parts, write_servers
@@ -23,6 +24,8 @@ class Runs(Manifests):
         with self.write() as connection:
             cause_id = _unhandled(connection, new)
             if cause_id is None or _has_open_run(connection, new.key):
+                return False
+            if read_pause(connection, new.key.source) is not None:  # since it was last looked at
                 return False
             server_ids = write_servers(connection, new.key.source, new.inventory, new.hosts, now)
             shared = {

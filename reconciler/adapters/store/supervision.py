@@ -54,7 +54,9 @@ class Supervision(Database):
             reason = Reason.EXECUTOR_UNAVAILABLE
             return plan_again(self, connection, slice_id, fence, not_before, reason, message)
 
-    def lose(self, slice_id: SliceId, fence: int, spool: Spool | None, why: str = VANISHED) -> bool:
+    def lose(
+        self, slice_id: SliceId, fence: int, spool: Spool | None, why: str = VANISHED, *, ended: bool = True
+    ) -> bool:
         started = (SliceState.STARTED.value,)
         result = spool.result if spool is not None and spool.result is not None else PlaybookResult(())
         with self.write() as connection:
@@ -64,7 +66,10 @@ class Supervision(Database):
                 add_lines(connection, slice_id, spool.logs)
             row, _ = slice_and_run(connection, slice_id)
             whole = {outcome.host for outcome in result.outcomes}.issuperset(row.hosts)
-            return end_slice(self, connection, slice_id, fence, started, result, lost=None if whole else why)
+            lost = None if whole else why
+            return end_slice(
+                self, connection, slice_id, fence, started, result, lost=lost, goes_on=not (whole or ended)
+            )
 
 
 def _hold_all(connection: Connection, ids: Sequence[str]) -> Sequence[Row[Any, Any, Any, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from reconciler.core.facts import BY_HAND
 from reconciler.core.reasons import Reason
 from reconciler.ports import Request
 from tests.fakes.store.memory import one_at_a_time
@@ -30,7 +31,7 @@ class Adoption(Requests):
         for key in adopted:
             self._manifests[key] = replace(self._manifests[key], held=None)
         for each in self._causes.values():
-            if as_done and each.key in adopted:
+            if as_done and each.key in adopted and not each.cause.key.startswith(BY_HAND):
                 each.handle(None, self.clock.now())
         if not names and source in self._known:
             self._known[source] = None

@@ -15,8 +15,8 @@ WRITES = frozenset(
     name
     for name in dir(JobStore)
     if name.startswith(("save_", "add_", "accept_", "give_", "mark_", "stop_slices", "trim"))
-    or name
-    in ("drop_causes", "open_run", "admit", "skip", "hold_run", "finish_run", "withdraw_slices", "requeue", "lose")
+    or name in ("drop_causes", "open_run", "admit", "skip", "hold_run", "release_run", "finish_run", "withdraw_slices")
+    or name in ("requeue", "lose")
     or name in ("claim", "heartbeat", "append_logs", "finish", "refuse_request", "pause", "resume", "adopt", "purge")
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from reconciler.adapters.store.rows import storable
 from reconciler.core.facts import ChildStatus, RunStatus
@@ -18,17 +18,21 @@ from tests.fakes.store.slices import Slices
 
 class Retries(Requests, Slices):
     @one_at_a_time
-    def hold_run(self, run: str, *, held: bool) -> None:
-        state, now = self._runs.get(run), self.clock.now()
-        if state is None or not state.run.open or held is (state.run.held_since is not None):
+    def hold_run(self, run: str, since: datetime) -> None:
+        state = self._runs.get(run)
+        if state is None or not state.run.open or state.run.held_since is not None:
             return
-        since = state.run.held_since
-        if since is None:
-            state.run = replace(state.run, held_since=now)
-        else:
-            passed = max(timedelta(0), now - since)
-            state.run = replace(state.run, held_since=None, held=state.run.held + passed)
-        self._tell(state.new.key, "RunHeld" if held else "RunReleased", run)
+        state.run = replace(state.run, held_since=since)
+        self._tell(state.new.key, "RunHeld", run)
+
+    @one_at_a_time
+    def release_run(self, run: str) -> None:
+        state = self._runs.get(run)
+        if state is None or not state.run.open or state.run.held_since is None:
+            return
+        passed = max(timedelta(0), self.clock.now() - state.run.held_since)
+        state.run = replace(state.run, held_since=None, held=state.run.held + passed)
+        self._tell(state.new.key, "RunReleased", run)
 
     @one_at_a_time
     def give_up_retries(self, run: str, hosts: Sequence[str]) -> None:

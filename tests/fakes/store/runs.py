@@ -17,6 +17,8 @@ class Runs(Memory):
         known = self._causes.get((new.key, new.cause.kind, new.cause.key))
         if known is None or known.handled or any(run.run.open for run in self._of(new.key)):
             return False
+        if self._pauses.keys() & {None, new.key.source}:
+            return False
         run = Run(
             job_id=new.job_id,
             cause=new.cause.kind,

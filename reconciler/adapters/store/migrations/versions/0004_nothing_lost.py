@@ -3,6 +3,8 @@
 What a database that was used before knows of sources is known: nothing of it waits to be adopted.
 """
 
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.mysql import DATETIME, MEDIUMTEXT
@@ -54,3 +56,10 @@ def upgrade() -> None:
         return
     op.execute("INSERT INTO sequences (name, value) SELECT 'events', COALESCE(MAX(sequence), 0) FROM events")
     op.execute("INSERT INTO sources (name, first_seen) SELECT source, MIN(seen_at) FROM manifests GROUP BY source")
+    # Those of which no manifest was ever accepted have been read, too.
+    op.execute(
+        sa.text(
+            "INSERT INTO sources (name, first_seen) SELECT source, :now FROM source_status"
+            " WHERE source NOT IN (SELECT source FROM manifests)"
+        ).bindparams(sa.bindparam("now", datetime.now(UTC), type_=INSTANT))
+    )
