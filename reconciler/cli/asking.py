@@ -131,8 +131,9 @@ def retry(
         _heed(store, settings, name, asked)
         named = f"{', '.join(hosts[:NAMED])}{', …' if len(hosts) > NAMED else ''}"
         many = "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"
+        are = "is" if len(hosts) == 1 else "are"
         then = _what_then(settings, store, name, body)
-        show.out.print(f"{name}: {many} of {run_id} are to be tried again ({named}); {then}", markup=False)
+        show.out.print(f"{name}: {many} of {run_id} {are} to be tried again ({named}); {then}", markup=False)
 
 
 def resolve(
@@ -174,6 +175,9 @@ def _what_then(settings: Settings, store: SqlStore, name: str, body: JobStatusBo
     then = f"see: reconciler status {name}"
     if not parts.is_seen_to(settings, store):
         then = "no daemon runs here; it is done by the next: reconciler run"
+    record = store.manifest(key_of(store, name))
+    if record is not None and record.held is not None:
+        return f"it waits to be adopted: reconciler adopt {record.key.source}; then it runs"
     held = next((found for found in body.conditions if found.type is ConditionType.SUSPENDED), None)
     if held is None:
         return then

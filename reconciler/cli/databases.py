@@ -14,6 +14,8 @@ from reconciler.adapters.store.database import current_schema
 from reconciler.cli import show
 from reconciler.cli.asking import who
 from reconciler.cli.options import Config, StateDir, said
+from reconciler.core.errors import Refused
+from reconciler.core.reasons import Reason
 from reconciler.settings import load_settings
 
 if TYPE_CHECKING:
@@ -78,6 +80,9 @@ def restore(
     with said():
         settings = load_settings(config, state_dir=state_dir)
         parts.make_state_dir(settings)
+        if (process := parts.daemon_process(settings)) is not None:
+            why = f"a daemon (process {process}) works with the database that is to be replaced"
+            raise Refused(Reason.SETTINGS_INVALID, why, "stop it first: reconciler drain, or systemctl stop reconciler")
         with parts.only_daemon(settings):
             _tell(make_of(settings.url, file, who(), SystemClock().now(), replace=replace))
 

@@ -167,7 +167,7 @@ def logs(
     host: Annotated[str | None, typer.Argument(help="Whose log; none: the run's own.")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Those of every unsuccessful host.")] = False,
-    attempt: Annotated[int | None, typer.Option("--attempt", help="Of this attempt only.")] = None,
+    attempt: Annotated[int | None, typer.Option("--attempt", min=1, max=1000, help="Of this attempt only.")] = None,
     run_id: Annotated[str | None, typer.Option("--run", help="Of this run instead of the latest.")] = None,
     config: Config = None,
     state_dir: StateDir = None,

@@ -86,6 +86,10 @@ def adopt(
         adopted = store.adopt(request, chosen, as_done=as_done)
         how = "as done: nothing starts before something changes" if as_done else "to run"
         show.out.print(f"{source}: {_listed(adopted)} adopted {how}", markup=False)
+        asked = [name for name in adopted if store.observe(JobKey(source, name)).causes] if as_done else []
+        if asked:
+            names_of = ", ".join(asked[:FEW]) + (", …" if len(asked) > FEW else "")
+            show.out.print(f"  a run was asked for meanwhile, which begins: {names_of}", markup=False)
         if not chosen and as_done:
             _warn_of_rejected(store, source)
         if not as_done and not parts.is_seen_to(settings, store):

@@ -174,12 +174,20 @@ def _files(path: Path, globs: Sequence[re.Pattern[str]]) -> Sequence[Path]:
     return [file for file in seen if any(glob.fullmatch(inside[file]) for glob in globs)] or seen
 
 
+def _resolved(file: Path) -> Path:
+    """As it is where its links go round in a circle: it can't be read then, which is told where that is tried."""
+    try:
+        return file.resolve()
+    except RuntimeError:
+        return file.absolute()
+
+
 class _Sources:
     """What manifests name, looked for where their source has it: above the folder that its globs begin with."""
 
     def __init__(self, globs: Sequence[re.Pattern[str]], files: Sequence[Path]) -> None:
         self._globs = globs
-        self._files = frozenset(file.resolve() for file in files)
+        self._files = frozenset(_resolved(file) for file in files)
         self._listings: dict[Path, Listing] = {}
 
     def content(self, file: Path) -> bytes | Blocked:
@@ -191,6 +199,8 @@ class _Sources:
             if file.exists() and not file.is_file():  # to read a pipe would be to wait for ever
                 return Blocked(Reason.PATH_UNREADABLE, "this is not a file", "a manifest is a file")
             return file.read_bytes()
+        except RuntimeError:
+            return Blocked(Reason.PATH_UNREADABLE, "its links lead round in a circle", "a manifest is a file")
         except OSError as error:
             hint = "see whether it is there, and its permissions"
             return Blocked(Reason.PATH_UNREADABLE, f"can't be read: {error.strerror}", hint)

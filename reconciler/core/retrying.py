@@ -139,7 +139,10 @@ def _ended_so(children: Sequence[Child], which: Which) -> tuple[str, ...] | Refu
     hints = []
     if unknown := sum(_is(child, Which.UNKNOWN) for child in children):
         hints.append(f"{unknown} unknown: look at them, then --unknown, or reconciler resolve")
-    if unfinished := sum(_is(child, Which.UNFINISHED) for child in children):
+    failed = sum(_is(child, Which.FAILED) for child in children)
+    if failed:
+        hints.append(f"{failed} failed: --failed")
+    if unfinished := sum(_is(child, Which.UNFINISHED) for child in children) - failed:
         hints.append(f"{unfinished} skipped or cancelled: --unfinished")
     return Refusal(f"no host is {which}", "; ".join(hints) or "reconciler trigger runs all of them again")
 

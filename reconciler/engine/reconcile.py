@@ -236,7 +236,7 @@ class Reconciler:
         if record is None:
             return
         if snapshot is None:
-            desired = self._resolver.resolve_unseen(record, observed.run)
+            desired = self._resolver.resolve_unseen(record, observed.run, read_here=source is not None)
         else:
             desired = self._resolver.resolve(record, snapshot)
         self._say(desired, observed, Plan(Verdict.WAITING, blocked=why), None)
@@ -259,7 +259,7 @@ class Reconciler:
         """A run is opened on an unchanging copy and a fresh inventory; to look, the source as it is will do. With the
         source away, a run goes on with what it pinned, and nothing else is known."""
         if source is None or snapshot is None:
-            return self._resolver.resolve_unseen(record, observed.run), None
+            return self._resolver.resolve_unseen(record, observed.run, read_here=source is not None), None
         if not self._may_open(record, observed):
             return self._resolver.resolve(record, snapshot), snapshot
         retries = retries_to_open(observed.causes)

@@ -77,14 +77,14 @@ class Resolver:
         facts, hosts = _of_no_field(inspected.facts), _of_no_field(hosts)
         return RetryBasis(pinned.generation, spec, facts, pinned.playbook_digest, hosts, pinned.commit)
 
-    def resolve_unseen(self, record: ManifestRecord, run: Run | None) -> Desired:
-        """What is left to say while the source can't be read: what the run in progress pinned."""
-        away = Blocked(
-            Reason.SOURCE_UNAVAILABLE,
-            f"the source {record.key.source} can't be read",
-            "see: reconciler sources",
-            permanent=False,
-        )
+    def resolve_unseen(self, record: ManifestRecord, run: Run | None, *, read_here: bool) -> Desired:
+        """What is left to say while the source can't be read, or by somebody who reads it not: what the run in progress
+        pinned."""
+        name = record.key.source
+        why, hint = f"the source {name} can't be read", "see: reconciler sources"
+        if not read_here:
+            why, hint = f"nobody reads the source {name} at the moment", "reconciler run does"
+        away = Blocked(Reason.SOURCE_UNAVAILABLE, why, hint, permanent=False)
         if run is None:
             return Desired(record, Revision(""), away, away, "", self._limits)
         return Desired(record, run.revision, away, away, run.playbook_digest, self._limits, run.commit)

@@ -133,7 +133,7 @@ class Settler:
             return False
         if liveness is not Liveness.GONE and not self._has_had_its_time(part, sight):
             return False
-        self._lose(part, ended=liveness is Liveness.GONE)
+        self._lose(part, VANISHED if liveness is Liveness.GONE else OUT_OF_REACH)
         return True
 
     def _settle_planned(self, part: Slice, liveness: Liveness) -> bool:
@@ -163,16 +163,19 @@ class Settler:
             log.warning("slice_out_of_reach", slice=part.id, place=part.place, hosts=len(part.hosts))
         return over and self._is_silent(part, sight)
 
-    def _lose(self, part: Slice, *, ended: bool) -> None:
-        why = VANISHED if ended else OUT_OF_REACH
-        log.warning("slice_lost", slice=part.id, hosts=len(part.hosts), why=why)
+    def _lose(self, part: Slice, why: str) -> None:
         spool = self._executor.recover(part.id, part.place)
+        proven = {outcome.host for outcome in spool.result.outcomes} if spool is not None and spool.result else set()
+        if lost := set(part.hosts) - proven:
+            log.warning("slice_lost", slice=part.id, hosts=len(lost), why=why)
+        else:
+            log.info("slice_recovered", slice=part.id, hosts=len(part.hosts))
         if spool is not None:
             for lines in _in_parts(spool.logs):
                 if not self._store.append_logs(part.id, part.fence, lines):
                     break
             spool = Spool((), spool.result)
-        self._store.lose(part.id, part.fence, spool, why, ended=ended)
+        self._store.lose(part.id, part.fence, spool, why)
         self._executor.forget(part.id)
 
     def _start_again(self, part: Slice) -> None:

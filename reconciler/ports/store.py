@@ -314,12 +314,9 @@ class JobStore(SliceStore, Leases, Protocol):
     def requeue(self, slice_id: SliceId, fence: int, not_before: datetime, message: str) -> bool:
         """A slice whose process is gone before `started`: back to planned, fence raised."""
 
-    def lose(
-        self, slice_id: SliceId, fence: int, spool: Spool | None, why: str = VANISHED, *, ended: bool = True
-    ) -> bool:
+    def lose(self, slice_id: SliceId, fence: int, spool: Spool | None, why: str = VANISHED) -> bool:
         """A started slice whose process is gone. What the spool proves stands; every other child is unknown, and `why`
-        its message. `ended`: whatever it left behind has been ended, so that what it had been told to stop is cancelled;
-        where nobody can say that, it is unknown all the same. Hosts are freed."""
+        its message, whatever the slice had been told: it may have come to its end before. Hosts are freed."""
 
     # -- requests
     def add_request(self, request: Request) -> bool:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, event, func, select, text
 from reconciler.adapters.store import SqlStore, migrate
 from reconciler.adapters.store.backup import check_backup, write_backup
 from reconciler.adapters.store.database import SCHEMAS, current_schema
-from reconciler.adapters.store.engines import connect, for_reading, read_url
+from reconciler.adapters.store.engines import connect, for_reading, path_of, read_url
 from reconciler.adapters.store.restore import Restored, restore
 from reconciler.adapters.store.rows import OPEN_RUN
 from reconciler.adapters.store.tables import events, leases, metadata, pauses, requests, sequences
@@ -306,6 +306,17 @@ def test_only_its_owner_may_read_it_and_it_replaces_the_one_before(sqlite: str, 
     assert check_backup(file).made_at == NOON
     assert [path.name for path in file.parent.glob("*.backup*")] == [file.name]
     assert list(file.parent.glob(".*")) == []
+
+
+def test_the_database_itself_is_no_place_for_it(sqlite: str, tmp_path: Path) -> None:
+    path = path_of(read_url(sqlite))
+    assert path is not None
+    before = everything(sqlite)
+    (tmp_path / "link").symlink_to(path)
+    for place in (path, path.with_name(f"{path.name}-wal"), tmp_path / "link"):
+        with pytest.raises(Refused, match="is the database itself"):
+            write_backup(sqlite, place, NOON)
+    assert everything(sqlite) == before
 
 
 def test_one_that_can_not_be_written_leaves_the_one_before(sqlite: str, file: Path) -> None:

@@ -80,7 +80,7 @@ def test_nothing_is_restored_under_a_daemon(world: World, call: Call, fail: Fail
     call("db", "backup", str(file))
 
     with statelock.hold(tmp_path):
-        assert "another daemon" in fail(2, "db", "restore", str(file), "--replace")
+        assert "works with the database that is to be replaced" in fail(2, "db", "restore", str(file), "--replace")
 
     assert world.store.pauses() == ()
 

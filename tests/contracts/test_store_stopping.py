@@ -87,7 +87,7 @@ def test_a_slice_that_is_to_stop_is_not_claimed(world: World, tell: Callable[[Wo
 
 
 @TELLING
-def test_a_slice_that_vanished_after_it_was_told_to_stop_is_cancelled(
+def test_a_slice_that_vanished_is_lost_though_it_was_told_to_stop(
     world: World, tell: Callable[[World, str], None]
 ) -> None:
     run = world.open_run()
@@ -96,8 +96,8 @@ def test_a_slice_that_vanished_after_it_was_told_to_stop_is_cancelled(
     tell(world, run)
 
     assert world.store.lose(slice_id, 1, None)
-    assert world.slice(slice_id).state is SliceState.CANCELLED
-    assert (world.child("web-1").status, world.child("web-1").reason) == (ChildStatus.CANCELLED, Reason.CANCELLED)
+    assert world.slice(slice_id).state is SliceState.LOST
+    assert (world.child("web-1").status, world.child("web-1").reason) == (ChildStatus.UNKNOWN, Reason.SLICE_LOST)
 
 
 def test_why_a_slice_was_ended_is_why_its_children_were(world: World) -> None:

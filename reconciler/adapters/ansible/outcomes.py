@@ -188,7 +188,7 @@ def _judge(host: str, evidence: Evidence, report: Report, ending: Ending) -> Ver
         return _unproven(
             "ansible-playbook ended without the companion's report, so nothing proves how this host ended", report
         )
-    message = "ansible-playbook was ended from outside before it was done with this host"
+    message = "ansible-playbook was ended before it was done with this host; the run's log may say by what"
     return Verdict(ChildStatus.UNKNOWN, Reason.SLICE_LOST, message, trace.inside)
 
 

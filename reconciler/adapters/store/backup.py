@@ -71,12 +71,16 @@ class Part:
 # -- writing ---------------------------------------------------------------------------------------------------------
 def write_backup(url: str, file: Path, now: datetime) -> int:
     """Everything that is in the database, into a file that only its owner may read, and which is there whole or not at
-    all. How many rows that were. Raises Refused for a database that this version does not know, Unavailable for one
+    all. How many rows that were. Raises Refused for a database that this version does not know and for the database's own
+    files, Unavailable for one
     that does not answer, and for a file that can't be written."""
     parsed = read_url(url)
     path = path_of(parsed)
     if path is not None and not path.exists():
         raise Refused(Reason.STORE_UNAVAILABLE, f"there is no database at {path}", "see --state-dir")
+    own = () if path is None else [path.with_name(path.name + end).resolve() for end in ("", "-wal", "-shm")]
+    if file.resolve() in own:
+        raise Refused(Reason.SETTINGS_INVALID, f"{file} is the database itself", "name another file for the backup")
     engine = connect(parsed, LONG)
     try:
         with named_failures(), for_reading(engine).connect() as connection:

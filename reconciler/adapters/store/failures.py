@@ -20,6 +20,7 @@ DAMAGED = "the file is damaged: restore a backup, or try `sqlite3 FILE .recover`
 CREDENTIALS = "see the user, the password and the host in database_url, and what the server lets that user do"
 NO_DATABASE = "make it first (CREATE DATABASE, see docs/databases.md), or see its name in database_url"
 READ_ONLY = "it takes no writes: database_url must name the server that does, not its standby"
+NO_TABLES = "its tables are gone: stop the daemon, then restore a backup, or start it on an empty one (docs/state.md)"
 CLIENT = "see the options in database_url"
 
 
@@ -44,6 +45,8 @@ def hint_of(error: DBAPIError) -> str | None:
     original = error.orig
     driver = type(original).__module__.partition(".")[0]
     if driver == "sqlite3":
+        if str(original).startswith("no such table"):
+            return NO_TABLES
         return _of_prefix(_SQLITE, getattr(original, "sqlite_errorname", ""))
     if driver == "psycopg":
         state = getattr(original, "sqlstate", None)
@@ -115,6 +118,7 @@ _POSTGRESQL = {
     "3D": NO_DATABASE,
     "40": AGAIN,  # deadlocks and what could not be serialized
     "42501": CREDENTIALS,
+    "42P01": NO_TABLES,
     "53": DISK,
     "53300": CROWDED,
     "55P03": AGAIN,
@@ -134,6 +138,7 @@ _MYSQL = {
     **dict.fromkeys((1044, 1045, 1129, 1130, 1142, 1143, 1227, 1251, 1698, 2059, 2061), CREDENTIALS),
     2026: CLIENT,
     1049: NO_DATABASE,
+    1146: NO_TABLES,
     **dict.fromkeys((3, 28, 1021, 1026, 1030, 1114), DISK),
     **dict.fromkeys((1223, 1290, 1836), READ_ONLY),
 }

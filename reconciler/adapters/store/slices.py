@@ -258,20 +258,18 @@ def end_slice(
     *,
     stop: Stop | None = None,
     lost: str | None = None,
-    goes_on: bool = False,
 ) -> bool:
     """The end of a slice, once: outcomes, locks, counters, host records, the run's error and the event.
 
-    Children that the result says nothing of are skipped if the slice never started and cancelled if it did and was
-    told to `stop`; else unknown: because it was `lost` (then why), or because nothing was reported. What may still go on,
-    where nobody can be asked, is unknown whatever it was told. Its process only knows that it was told to stop: why, is
-    added here. False: it is not at this fence in one of `states`.
+    Children that the result says nothing of are unknown if it was `lost` (then why), whatever it was told; else skipped
+    if the slice never started, and cancelled if it did and was told to `stop`; else unknown, for nothing was reported.
+    Its process only knows that it was told to stop: why, is added here. False: it is not at this fence in one of `states`.
     """
     now = store.clock.now()
     if not hold(connection, at(slice_id, fence, states)):
         return False
     asked = stop or told_to_stop(connection, slice_id)
-    told = None if goes_on else asked
+    told = None if lost is not None else asked
     state = SliceState.CANCELLED if told is not None else SliceState.FINISHED if lost is None else SliceState.LOST
     values = {"state": state.value, "finished_at": now, "lease_expires_at": None}
     if told is not None:
@@ -280,7 +278,7 @@ def end_slice(
     row, run = slice_and_run(connection, slice_id)
     proven = {outcome.host: outcome for outcome in result.outcomes}
     unproven = partial(_unproven, started=row.started_at is not None, told=told, lost=lost)
-    outcomes = [_for_the_reason(told, proven.get(host) or unproven(host)) for host in row.hosts]
+    outcomes = [_for_the_reason(asked, proven.get(host) or unproven(host)) for host in row.hosts]
     tally = Tally()
     ended_by_itself = asked is None and result.error is None and run.error_reason is None
     retry = retry_policy(connection, run) if ended_by_itself else None

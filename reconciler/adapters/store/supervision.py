@@ -66,10 +66,7 @@ class Supervision(Database):
                 add_lines(connection, slice_id, spool.logs)
             row, _ = slice_and_run(connection, slice_id)
             whole = {outcome.host for outcome in result.outcomes}.issuperset(row.hosts)
-            lost = None if whole else why
-            return end_slice(
-                self, connection, slice_id, fence, started, result, lost=lost, goes_on=not (whole or ended)
-            )
+            return end_slice(self, connection, slice_id, fence, started, result, lost=None if whole else why)
 
 
 def _hold_all(connection: Connection, ids: Sequence[str]) -> Sequence[Row[Any, Any, Any, Any]]:

@@ -131,16 +131,15 @@ class Slices(Memory):
         *,
         stop: Stop | None = None,
         lost: str | None = None,
-        goes_on: bool = False,
     ) -> bool:
         now, part, asked = self.clock.now(), each.part, stop or self._told(state, each)
-        told = None if goes_on else asked
+        told = None if lost else asked
         ended = SliceState.CANCELLED if told else SliceState.LOST if lost else SliceState.FINISHED
         each.part = replace(part, state=ended, lease_expires_at=None, stop=told.reason if told else None)
         proven = {outcome.host: outcome for outcome in result.outcomes}
         started = part.started_at is not None
         known = (proven.get(host) or _unproven(host, started, told, lost) for host in part.hosts)
-        outcomes = [_for_the_reason(told, outcome) for outcome in known]
+        outcomes = [_for_the_reason(asked, outcome) for outcome in known]
         by_itself = asked is None and result.error is None and state.run.error is None
         retry = self._retry_policy(state) if by_itself else None
         for outcome in outcomes:

@@ -47,9 +47,7 @@ class Supervision(Slices):
         return found is not None and self._plan_again(*found, not_before, Reason.EXECUTOR_UNAVAILABLE, message)
 
     @one_at_a_time
-    def lose(
-        self, slice_id: SliceId, fence: int, spool: Spool | None, why: str = VANISHED, *, ended: bool = True
-    ) -> bool:
+    def lose(self, slice_id: SliceId, fence: int, spool: Spool | None, why: str = VANISHED) -> bool:
         found = self._at(slice_id, fence, (SliceState.STARTED,))
         if found is None:
             return False
@@ -57,4 +55,4 @@ class Supervision(Slices):
             self._add_lines(*found, spool.logs)
         result = spool.result if spool is not None and spool.result is not None else PlaybookResult(())
         whole = {outcome.host for outcome in result.outcomes}.issuperset(found[1].part.hosts)
-        return self._end(*found, result, lost=None if whole else why, goes_on=not (whole or ended))
+        return self._end(*found, result, lost=None if whole else why)
