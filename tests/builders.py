@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from reconciler.core.facts import (
@@ -15,12 +15,14 @@ from reconciler.core.facts import (
     JobKey,
     ManifestRecord,
     Revision,
+    RunStatus,
     TaskCounts,
 )
 from reconciler.core.hosts import Host
 from reconciler.core.manifest import (
     BatchJobSpec,
     Problem,
+    Strategy,
     coverage_digest,
     spec_digest,
     spec_from_json,
@@ -28,6 +30,19 @@ from reconciler.core.manifest import (
 )
 from reconciler.core.planning import slice_id
 from reconciler.core.reasons import Reason
+from reconciler.core.status import (
+    ChildView,
+    Condition,
+    ConditionType,
+    FailureGroup,
+    HistoryView,
+    HostCounts,
+    JobMetadata,
+    JobStatus,
+    JobStatusBody,
+    Phase,
+    WaveView,
+)
 from reconciler.ports import NewCause, NewRun, NewSlice, NewWave, PlaybookResult, Request, RequestKind
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -189,3 +204,89 @@ def make_request(
     arguments: Mapping[str, Any] | None = None,
 ) -> Request:
     return Request(request_id, kind, key, run, by, reason, at, arguments=arguments or {})
+
+
+def make_status(
+    key: JobKey = JOB,
+    phase: Phase = Phase.SUCCEEDED,
+    *,
+    message: str = "",
+    playbook: str | None = "playbooks/patch.yml",
+    labels: Mapping[str, str] | None = None,
+    changed_at: datetime = NOON,
+    children: int = 0,
+    waves: int = 0,
+    past_runs: int = 0,
+    **body: Any,
+) -> JobStatus:
+    """A status document with as many children (all failed, for as many reasons), waves and past runs as are asked for,
+    the latest run a minute after the one before."""
+    ready = Condition(
+        type=ConditionType.READY,
+        status="True" if phase is Phase.SUCCEEDED else "False",
+        reason=Reason.SUCCEEDED.value,
+        message=message,
+        last_transition_time=changed_at,
+        observed_generation=1,
+    )
+    failed = [f"web-{number}" for number in range(1, children + 1)]
+    return JobStatus(
+        metadata=JobMetadata(
+            name=key.name, source=key.source, path=f"jobs/{key.name}.yaml", generation=1, labels=labels or {}
+        ),
+        status=JobStatusBody(
+            observed_generation=1,
+            phase=phase,
+            message=message,
+            progress=f"{children}/{children} completed, {children} failed",
+            revision=REVISION,
+            strategy=Strategy.PARALLEL,
+            playbook=playbook,
+            conditions=(ready,),
+            hosts=HostCounts(selected=children, failed=children),
+            waves=tuple(
+                WaveView(number=number, status=RunStatus.FAILED, hosts=1, started_at=NOON, finished_at=NOON)
+                for number in range(1, waves + 1)
+            ),
+            children=tuple(
+                ChildView(
+                    host=host,
+                    job_id=f"job-20261123-120000-0123456789-{number:04}",
+                    wave=1,
+                    status=ChildStatus.FAILED,
+                    reason=Reason.TASK_FAILED.value,
+                    task="Install nginx",
+                    attempt=1,
+                    message=f"no package matches nginx-{number}",
+                    started_at=NOON,
+                    finished_at=NOON,
+                )
+                for number, host in enumerate(failed, start=1)
+            ),
+            failures=tuple(
+                FailureGroup(
+                    task="Install nginx",
+                    message=f"no package matches nginx-{number}",
+                    reason=Reason.TASK_FAILED.value,
+                    status=ChildStatus.FAILED,
+                    hosts=1,
+                    examples=(host,),
+                )
+                for number, host in enumerate(failed, start=1)
+            ),
+            history=tuple(
+                HistoryView(
+                    id=f"batch-20261123-12{number:02}00-0123456789",
+                    cause=CauseKind.SPEC_CHANGED,
+                    generation=1,
+                    revision=REVISION,
+                    status=RunStatus.FAILED,
+                    hosts={ChildStatus.FAILED: children},
+                    started_at=NOON + timedelta(minutes=number),
+                    finished_at=NOON + timedelta(minutes=number),
+                )
+                for number in range(past_runs, 0, -1)
+            ),
+            **body,
+        ),
+    )

@@ -9,8 +9,9 @@ No host, no run and no message is ever a label, and no job is a label of a histo
 from __future__ import annotations
 
 import math
+import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -26,14 +27,14 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, RunStatus
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, Phase, SourceStatus
-from reconciler.ports import Clock, History, StoredMetrics
+from reconciler.ports import Clock, History
 
 log = structlog.get_logger()
 
 PREFIX = "reconciler_"
 
 RENDER_INTERVAL = 10.0
-"""Seconds between two renderings."""
+"""Seconds between two renderings, at most."""
 
 OLDEST = 15.0
 """Seconds: numbers of the store that are older are not served."""
@@ -85,11 +86,14 @@ _CHILD_ENDS = tuple((status.value,) for status in ChildStatus if status.finished
 _RUN_REASONS = (
     (RunStatus.SUCCESS.value, Reason.SUCCEEDED.value),
     (RunStatus.FAILED.value, Reason.HOSTS_FAILED.value),
+    (RunStatus.FAILED.value, Reason.DEADLINE_EXCEEDED.value),
     (RunStatus.FAILED.value, Reason.PLAYBOOK_BROKEN.value),
     (RunStatus.FAILED.value, Reason.NOTHING_TARGETED.value),
     (RunStatus.FAILED.value, Reason.VARIABLE_PROMPT.value),
     (RunStatus.FAILED.value, Reason.MISSING_COLLECTION.value),
     (RunStatus.FAILED.value, Reason.SETTINGS_INVALID.value),
+    (RunStatus.FAILED.value, Reason.PATH_OUTSIDE_SOURCE.value),
+    (RunStatus.FAILED.value, Reason.PATH_MISSING.value),
     (RunStatus.CANCELLED.value, Reason.CANCELLED.value),
     (RunStatus.CANCELLED.value, Reason.SUPERSEDED.value),
     (RunStatus.CANCELLED.value, Reason.REMOVED.value),
@@ -98,6 +102,12 @@ _RUN_REASONS = (
 STORED: tuple[Metric, ...] = (
     # -- of each batch job -------------------------------------------------------------------------------------------
     _metric("batchjob_info", "gauge", "Always 1; what the manifest says.", *_JOB, "strategy", "playbook"),
+    _metric(
+        "batchjob_labels",
+        "gauge",
+        "Always 1; beside source and name, as label_NAME, each label that the setting metrics.labels names.",
+        *_JOB,
+    ),
     _metric("batchjob_phase", "gauge", "1 for the phase the job is in, 0 for every other.", *_JOB, "phase"),
     _metric(
         "batchjob_condition",
@@ -219,90 +229,142 @@ CATALOGUE = (*STORED, *OF_PROCESS)
 
 
 # == From the store to Prometheus ====================================================================================
-class StoreCollector(Collector):
-    """Every family that comes out of the store, read anew each time."""
+class StoreCollector:
+    """Every family that comes out of the store, read anew each time: as text, for 10,000 jobs have half a million series,
+    and an object for each of them would cost ten times as much. `labels`: those of a manifest that are shown."""
 
-    def __init__(self, history: History, max_running: int) -> None:
+    def __init__(self, history: History, max_running: int, labels: Iterable[str] = ()) -> None:
         self._history = history
         self._max_running = max_running
+        self._labels = tuple((label, label_name(label)) for label in labels)
 
-    def collect(self) -> Iterable[Family]:
+    def render(self) -> bytes:
+        """Raises Unavailable."""
         stored = self._history.metrics()
-        samples: dict[str, list[tuple[_Values, float]]] = {metric.name: [] for metric in STORED}
-
-        def add(name: str, value: float, *labels: str) -> None:
-            samples[PREFIX + name].append((labels, value))
-
-        add("slots", stored.running, "used")
-        add("slots", max(0, self._max_running - stored.running), "free")
+        gauges = _Gauges()
+        gauges.add("slots", stored.running, _said(state="used"))
+        gauges.add("slots", max(0, self._max_running - stored.running), _said(state="free"))
         for job in stored.statuses:
             # One that was removed is shown for as long as its last run goes on.
             if job.status.phase is not Phase.REMOVED or _goes_on(job):
-                _add_job(add, job)
+                _add_job(gauges, job, self._labels)
         for source in stored.sources:
-            _add_source(add, source)
-        for metric in STORED:
-            yield _family(metric, samples[metric.name], stored)
+            _add_source(gauges, source)
+        return gauges.text() + generate_latest(_Kept.registry(stored.counters))
+
+
+def label_name(label: str) -> str:
+    """What a label of a manifest is called in Prometheus, whose names have fewer signs."""
+    return "label_" + re.sub(r"[^a-zA-Z0-9_]", "_", label)
 
 
 def _goes_on(job: JobStatus) -> bool:
     return job.status.run is not None and not job.status.run.status.finished
 
 
-def _add_job(add: Callable[..., None], job: JobStatus) -> None:
-    key, body = (job.metadata.source, job.metadata.name), job.status
+_ESCAPED = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+
+
+def _said(**labels: str) -> str:
+    """Labels as Prometheus reads them, without the braces."""
+    return ",".join(f'{name}="{value.translate(_ESCAPED)}"' for name, value in labels.items())
+
+
+class _Gauges:
+    """The text of every gauge of the store, family by family."""
+
+    def __init__(self) -> None:
+        gauges = (metric for metric in STORED if metric.type == "gauge")
+        self._texts = {
+            metric.name: bytearray(f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} gauge\n".encode())
+            for metric in gauges
+        }
+
+    def add(self, name: str, value: float, labels: str) -> None:
+        name = PREFIX + name
+        self._texts[name] += f"{name}{{{labels}}} {float(value)}\n".encode()
+
+    def text(self) -> bytes:
+        return b"".join(self._texts.values())
+
+
+_OF_PHASE = tuple((phase, "," + _said(phase=phase.value)) for phase in Phase)
+_OF_CONDITION = tuple(
+    (kind, status, "," + _said(type=kind.value, status=status))
+    for kind in ConditionType
+    for status in ("True", "False", "Unknown")
+)
+_OF_CHILDREN = tuple((status.value, "," + _said(status=status.value)) for status in ChildStatus)
+
+
+def _add_job(gauges: _Gauges, job: JobStatus, shown: Sequence[tuple[str, str]]) -> None:
+    """`shown`: labels of the manifest, each with its name in Prometheus."""
+    add, body = gauges.add, job.status
+    key = _said(source=job.metadata.source, name=job.metadata.name)
     if body.strategy is not None and body.playbook is not None:
-        add("batchjob_info", 1, *key, body.strategy.value, body.playbook)
-    for phase in Phase:
-        add("batchjob_phase", body.phase is phase, *key, phase.value)
-    for kind in ConditionType:
-        now = next((condition.status for condition in body.conditions if condition.type is kind), None)
-        for status in ("True", "False", "Unknown"):
-            add("batchjob_condition", now == status, *key, kind.value, status)
-    add("batchjob_suspended", body.suspended, *key)
-    for child_status in ChildStatus:
-        add("batchjob_hosts", getattr(body.hosts, child_status.value), *key, child_status.value)
-    add("batchjob_wave", max((wave.number for wave in body.waves), default=0), *key)
-    add("batchjob_waves", body.run.waves if body.run is not None else 0, *key)
-    add("batchjob_generation", job.metadata.generation, *key)
-    add("batchjob_observed_generation", body.observed_generation, *key)
-    add("batchjob_coverage", body.coverage.up_to_date, *key, "upToDate")
-    add("batchjob_coverage", body.coverage.behind, *key, "behind")
-    add("batchjob_coverage", body.coverage.never, *key, "never")
+        add("batchjob_info", 1, f"{key},{_said(strategy=body.strategy.value, playbook=body.playbook)}")
+    if shown:
+        own = {name: job.metadata.labels.get(label, "") for label, name in shown}
+        add("batchjob_labels", 1, f"{key},{_said(**own)}")
+    for phase, labels in _OF_PHASE:
+        add("batchjob_phase", body.phase is phase, key + labels)
+    conditions = {condition.type: condition.status for condition in body.conditions}
+    for kind, status, labels in _OF_CONDITION:
+        add("batchjob_condition", conditions.get(kind) == status, key + labels)
+    add("batchjob_suspended", body.suspended, key)
+    for child_status, labels in _OF_CHILDREN:
+        add("batchjob_hosts", getattr(body.hosts, child_status), key + labels)
+    add("batchjob_wave", max((wave.number for wave in body.waves), default=0), key)
+    add("batchjob_waves", body.run.waves if body.run is not None else 0, key)
+    add("batchjob_generation", job.metadata.generation, key)
+    add("batchjob_observed_generation", body.observed_generation, key)
+    add("batchjob_coverage", body.coverage.up_to_date, key + ',state="upToDate"')
+    add("batchjob_coverage", body.coverage.behind, key + ',state="behind"')
+    add("batchjob_coverage", body.coverage.never, key + ',state="never"')
     finished = max((run.finished_at for run in body.history if run.finished_at is not None), default=None)
     started = body.run.started_at if body.run is not None else None
     succeeded = body.last_success.finished_at if body.last_success is not None else None
-    add("batchjob_run_start_timestamp_seconds", _unix(started), *key)
-    add("batchjob_last_finish_timestamp_seconds", _unix(finished), *key)
-    add("batchjob_last_success_timestamp_seconds", _unix(succeeded), *key)
+    add("batchjob_run_start_timestamp_seconds", _unix(started), key)
+    add("batchjob_last_finish_timestamp_seconds", _unix(finished), key)
+    add("batchjob_last_success_timestamp_seconds", _unix(succeeded), key)
 
 
-def _add_source(add: Callable[..., None], source: SourceStatus) -> None:
-    add("source_last_sync_timestamp_seconds", _unix(source.status.last_sync), source.metadata.name)
+def _add_source(gauges: _Gauges, source: SourceStatus) -> None:
+    key = _said(source=source.metadata.name)
+    gauges.add("source_last_sync_timestamp_seconds", _unix(source.status.last_sync), key)
     for state in ("accepted", "rejected", "removed"):
-        add("source_manifests", getattr(source.status.manifests, state), source.metadata.name, state)
+        gauges.add("source_manifests", getattr(source.status.manifests, state), f"{key},{_said(state=state)}")
 
 
 def _unix(moment: datetime | None) -> float:
     return 0.0 if moment is None else moment.timestamp()
 
 
-def _family(metric: Metric, samples: Iterable[tuple[_Values, float]], stored: StoredMetrics) -> Family:
-    kept = stored.counters.get(metric.name.removeprefix(PREFIX), {})
-    match metric.type:
-        case "histogram":
-            return _histogram(metric, stored.counters)
-        case "counter":
-            counter = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-            values = dict.fromkeys(metric.from_start, 0.0) | dict(kept) | dict(samples)
-            for labels, value in sorted(values.items()):
-                counter.add_metric(labels, value)
-            return counter
-        case "gauge":
-            gauge = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-            for labels, value in samples:
-                gauge.add_metric(labels, value)
-            return gauge
+class _Kept(Collector):
+    """Counters and histograms, as the store has kept them."""
+
+    def __init__(self, counters: Mapping[str, Mapping[_Values, float]]) -> None:
+        self._counters = counters
+
+    @classmethod
+    def registry(cls, counters: Mapping[str, Mapping[_Values, float]]) -> CollectorRegistry:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(cls(counters))
+        return registry
+
+    def collect(self) -> Iterable[Family]:
+        for metric in STORED:
+            if metric.type == "counter":
+                yield _counted(metric, self._counters.get(metric.name.removeprefix(PREFIX), {}))
+            elif metric.type == "histogram":
+                yield _histogram(metric, self._counters)
+
+
+def _counted(metric: Metric, kept: Mapping[_Values, float]) -> Family:
+    counter = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+    for labels, value in sorted((dict.fromkeys(metric.from_start, 0.0) | dict(kept)).items()):
+        counter.add_metric(labels, value)
+    return counter
 
 
 def _histogram(metric: Metric, counters: Mapping[str, Mapping[_Values, float]]) -> HistogramMetricFamily:
@@ -424,19 +486,18 @@ class MetricsPage:
     are absent: what is not known is not told as if it were news. So they are while another daemon leads, which tells
     them."""
 
-    def __init__(self, process: Collector, store: Collector, clock: Clock, leads: Callable[[], bool]) -> None:
+    def __init__(self, process: Collector, store: StoreCollector, clock: Clock, leads: Callable[[], bool]) -> None:
         self._process = CollectorRegistry(auto_describe=False)
         self._process.register(process)
-        self._store = CollectorRegistry(auto_describe=False)
-        self._store_collector = store
+        self._store = store
         self._clock = clock
         self._leads = leads
         self._rendered = (-math.inf, b"")
+        self._took = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_rendering, name="metrics", daemon=True)
 
     def start(self) -> None:
-        self._store.register(self._store_collector)
         self.render()
         self._thread.start()
 
@@ -457,16 +518,23 @@ class MetricsPage:
             return
         at = self._clock.monotonic()
         try:
-            stored = generate_latest(self._store)
+            stored = self._store.render()
         except Unavailable as error:
             log.warning("metrics_of_jobs_not_rendered", why=str(error))
             stored = b""
         self._rendered = (at, stored + generate_latest(self._process))
+        self._took = self._clock.monotonic() - at
 
     def _keep_rendering(self) -> None:
-        while not self._stop.wait(RENDER_INTERVAL):
+        while not self._stop.wait(pause_after(self._took)):
             try:
                 self.render()
             except Exception:
                 # A thread that ends here would serve the last page for ever, as if it were news.
                 log.exception("metrics_not_rendered_by_a_bug")
+
+
+def pause_after(took: float) -> float:
+    """Seconds until the next rendering: when that is done, as slow as this was, the numbers of this are not too old yet.
+    What takes too long for that has hardly a pause."""
+    return max(1.0, min(RENDER_INTERVAL, OLDEST - 1.0 - 2 * took))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -420,7 +420,9 @@ class History(Protocol):
 class StoredMetrics:
     """What the exporter needs from the store, in a few queries."""
 
-    statuses: Sequence[JobStatus]
+    statuses: Iterable[JobStatus]
+    """As lists show them (see BatchRow), by source and name. To be gone through once: each is read when it is its turn,
+    for 10,000 at a time are a lot of memory."""
     sources: Sequence[SourceStatus]
     counters: Mapping[str, Mapping[tuple[str, ...], float]]
     """Name without prefix to label values to value. A histogram NAME is NAME_bucket (label values, then the upper bound;

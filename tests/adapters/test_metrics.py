@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -13,18 +15,24 @@ import pytest
 from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
+from reconciler.adapters.ansible import launch, outcomes
 from reconciler.adapters.metrics import (
     CATALOGUE,
+    OLDEST,
     PREFIX,
+    RENDER_INTERVAL,
     RUN_BUCKETS,
     Metric,
     MetricsPage,
     ProcessMetrics,
     StoreCollector,
+    label_name,
+    pause_after,
 )
 from reconciler.adapters.store import counters
-from reconciler.core.errors import Unavailable
-from reconciler.core.facts import CauseKind, ChildStatus, RunStatus
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.facts import CauseKind, Child, ChildStatus, RunStatus, Stop
+from reconciler.core.folding import conclude
 from reconciler.core.manifest import Strategy
 from reconciler.core.reasons import Reason
 from reconciler.core.status import (
@@ -48,7 +56,9 @@ from reconciler.core.status import (
     WaveView,
 )
 from reconciler.ports import History, StoredMetrics
+from reconciler.settings import load_settings
 from tests.fakes.clock import FakeClock
+from tests.prometheus import why_no_prometheus
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 LATER = datetime(2026, 11, 23, 12, 5, 0, tzinfo=UTC)
@@ -82,7 +92,7 @@ def page_of(numbers: Numbers, process: ProcessMetrics, clock: FakeClock) -> Metr
     process.queue = Queue
     process.status_write_errors = lambda: 0
     process.leads = lambda: True
-    return MetricsPage(process, StoreCollector(cast(History, numbers), 50), clock, process.leads)
+    return MetricsPage(process, StoreCollector(cast(History, numbers), 50, ("team",)), clock, process.leads)
 
 
 @pytest.fixture
@@ -222,7 +232,8 @@ def test_with_a_job_and_a_source_the_page_is_the_catalogue_no_more_and_no_less(
         samples = family_of(metric, found).samples
         assert samples, f"{metric.name} has no series"
         for sample in samples:
-            assert set(sample.labels) - {"le"} == set(metric.labels)
+            of_settings = {"label_team"} if metric.name == f"{PREFIX}batchjob_labels" else set()
+            assert set(sample.labels) - {"le"} - of_settings == set(metric.labels)
 
 
 def test_no_label_names_a_host_or_a_run_and_no_histogram_a_job(numbers: Numbers, page: MetricsPage) -> None:
@@ -352,6 +363,142 @@ def test_a_playbook_with_strange_signs_does_not_break_the_page(numbers: Numbers,
     assert value(page, "batchjob_info", **JOB, strategy="parallel", playbook=playbook) == 1
 
 
+# -- labels of manifests ---------------------------------------------------------------------------------------------
+def labelled(**labels: str) -> StoredMetrics:
+    job = job_status()
+    return StoredMetrics(
+        (job.model_copy(update={"metadata": job.metadata.model_copy(update={"labels": labels})}),), (), {}, 0
+    )
+
+
+def test_the_labels_that_are_asked_for_are_shown_and_go_with_their_job(numbers: Numbers, page: MetricsPage) -> None:
+    numbers.stored = labelled(team="platform", tier="gold")
+    assert value(page, "batchjob_labels", **JOB, label_team="platform") == 1
+
+    numbers.stored = labelled(team="web")
+    assert value(page, "batchjob_labels", **JOB, label_team="platform") is None
+    assert value(page, "batchjob_labels", **JOB, label_team="web") == 1
+
+    numbers.stored = labelled()
+    assert value(page, "batchjob_labels", **JOB, label_team="") == 1, "or nothing could be joined to it"
+
+    numbers.stored = NOTHING
+    families(page)
+    assert "label_team" not in page.page().decode()
+
+
+def test_without_a_label_that_is_asked_for_there_is_no_such_series(numbers: Numbers) -> None:
+    numbers.stored = labelled(team="platform")
+    assert b"reconciler_batchjob_labels{" not in StoreCollector(cast(History, numbers), 50).render()
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("app.kubernetes.io/name", "label_app_kubernetes_io_name"),
+        ("cost-center", "label_cost_center"),
+        ("größe", "label_gr__e"),
+        ("2nd", "label_2nd"),
+        ("__name__", "label___name__"),
+    ],
+)
+def test_whatever_a_label_is_called_prometheus_can_read_it(numbers: Numbers, label: str, shown: str) -> None:
+    odd = 'a "b" \\ {c}\n🎉'
+    job = next(iter(labelled().statuses))
+    job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"labels": {label: odd}})})
+    numbers.stored = StoredMetrics((job,), (), {}, 0)
+
+    text = StoreCollector(cast(History, numbers), 50, (label,)).render().decode()
+
+    found = [family for family in text_string_to_metric_families(text) if family.name == f"{PREFIX}batchjob_labels"]
+    assert [sample.labels for sample in found[0].samples] == [{**JOB, shown: odd}]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["a-b", "c", "a_b"], "a-b and a_b are both label_a_b"),
+        (["team", "team"], "team is named twice"),
+        ([""], "a label has a name"),
+    ],
+)
+def test_labels_that_prometheus_could_not_tell_apart_are_refused(labels: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=said):
+        load_settings(None, state_dir=tmp_path, metrics={"labels": labels})
+
+
+def test_settings_and_metrics_call_labels_the_same(tmp_path: Path) -> None:
+    for other in ("a.b", "a/b", "aäb", "a b"):
+        assert label_name(other) == label_name("a_b")
+        with pytest.raises(Refused, match=f"are both {label_name('a_b')}"):
+            load_settings(None, state_dir=tmp_path, metrics={"labels": ["a_b", other]})
+
+
+# -- the catalogue ---------------------------------------------------------------------------------------------------
+def test_promtool_finds_nothing_wrong_with_a_page(numbers: Numbers, process: ProcessMetrics, page: MetricsPage) -> None:
+    if reason := why_no_prometheus():
+        pytest.skip(reason)
+    finished: Mapping[str, Mapping[tuple[str, ...], float]] = {
+        "runs_finished_total": {("failed", "HostsFailed"): 2.0},
+        "child_duration_seconds_sum": {("failed",): 3.0},
+    }
+    numbers.stored = StoredMetrics((job_status(),), (source_status(),), finished, 3)
+    process.synced("default", "success", 0.02)
+    process.looked("error", 0.2)
+    page.render()
+
+    checked = subprocess.run(["promtool", "check", "metrics"], input=page.page(), capture_output=True, check=False)
+
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_a_batch_and_a_source_have_as_many_series_as_the_docs_say(numbers: Numbers, page: MetricsPage) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
+    said = re.search(r"(\d+) for each batch \(and one more with `metrics.labels`\), (\d+) for each source", docs)
+    assert said is not None
+
+    def samples() -> int:
+        return sum(len(family.samples) for family in families(page).values())
+
+    before = samples()
+    numbers.stored = StoredMetrics((job_status(),), (), {}, 0)
+    assert samples() - before == int(said[1]) + 1
+    numbers.stored = StoredMetrics((), (source_status(),), {}, 0)
+    of_process = 2 * sum(metric.labels == ("source", "result") for metric in CATALOGUE)
+    assert samples() - before + of_process == int(said[2])
+    assert 200 < before < 300
+
+
+def test_every_way_a_run_can_end_is_counted_from_0() -> None:
+    counted = next(metric for metric in CATALOGUE if metric.name == f"{PREFIX}runs_finished_total").from_start
+    ways = {(RunStatus.FAILED, reason) for reason in errors_of_slices()}
+    stops = (None, *(Stop(reason) for reason in (Reason.CANCELLED, Reason.SUPERSEDED, Reason.REMOVED)))
+    reasons = [None, Reason.CANCELLED, Reason.SUPERSEDED, Reason.REMOVED, Reason.DEADLINE_EXCEEDED, Reason.NOT_TARGETED]
+    reasons += [Reason.STOPPED_ON_FAILURE]
+    ended = [
+        Child("job-1", "web-1", "web-1:22", "web-1", 1, status=status, reason=reason)
+        for status in ChildStatus
+        for reason in reasons
+        # A slice is told to end what runs by a person, or by `onChange`.
+        if status.finished and (status is not ChildStatus.CANCELLED or reason in reasons[:4])
+    ]
+    for first, second, stop in product(ended, ended, stops):
+        whole = conclude((first, second), stop, None)
+        ways.add((whole.status, whole.reason))
+
+    assert {(status.value, reason.value) for status, reason in ways} == set(counted)
+
+
+def errors_of_slices() -> set[Reason]:
+    """The reasons that code gives where a run can't be begun, or Ansible says that it is broken."""
+    found: set[Reason] = set()
+    for module in (launch, outcomes):
+        text = Path(module.__file__ or "").read_text()
+        for call in re.findall(r"(?:RunError|Refused)\(\s*Reason\.([A-Z_]+)", text):
+            found.add(Reason[call])
+    return found
+
+
 def test_every_metric_of_the_docs_is_in_the_catalogue() -> None:
     known = {metric.name for metric in CATALOGUE}
     docs = Path(__file__).parents[2] / "docs"
@@ -359,6 +506,13 @@ def test_every_metric_of_the_docs_is_in_the_catalogue() -> None:
         for word in re.findall(r"[a-z_]+", line):
             if word.startswith(PREFIX):
                 assert word in known
+
+
+def test_what_takes_long_to_render_is_begun_early_enough() -> None:
+    assert pause_after(0.1) == RENDER_INTERVAL
+    for took in (0.5, 1.0, 2.0, 3.0, 5.0, 6.0):
+        assert took + pause_after(took) + took <= OLDEST, "the page before is served until this one is there"
+    assert pause_after(60.0) == 1.0
 
 
 def test_a_standby_shows_itself_and_no_job(numbers: Numbers, process: ProcessMetrics, clock: FakeClock) -> None:

@@ -382,4 +382,4 @@ def test_a_run_is_read_in_a_handful_of_queries(world: World, url: str) -> None:
     resting = len([text for text in statements if text.startswith("SELECT")]) - observing
 
     raw.set_trace_callback(None)
-    assert (observing, resting) == (8, 1)
+    assert (observing, resting) == (9, 1)

@@ -20,6 +20,7 @@ import structlog
 
 from reconciler import app
 from reconciler.adapters.metrics import RENDER_INTERVAL
+from reconciler.port import Shown
 from reconciler.settings import load_settings
 from reconciler.web import Health
 
@@ -33,7 +34,7 @@ def main(source: Path, state: Path) -> None:
         assert lead is not None
         built = app.build_sources(settings, source, store, working_tree=True)
         daemon = process.build(settings, built, lead).daemon
-        web = app.build_web_server(settings, process, built, app.Shown(Health, daemon.poke))
+        web = app.build_web_server(settings, process, built, Shown(Health, daemon.poke))
         web.start()
         begin = time.monotonic()
         daemon.start(once=True)

@@ -11,7 +11,7 @@ from reconciler.core.facts import Cause, Child, ChildStatus, JobKey, Run, RunSta
 from reconciler.core.hosts import Host
 from reconciler.core.manifest import BatchJobSpec
 from reconciler.core.reasons import Reason
-from reconciler.ports import Admitted, History, JobStore, NewWave, PlaybookResult, SliceWork, SpooledLine
+from reconciler.ports import Admitted, Browser, History, JobStore, NewWave, PlaybookResult, SliceWork, SpooledLine
 from tests.builders import JOB, all_succeeded, hosts, make_new_run, make_wave, manifest_record, new_cause
 from tests.fakes.clock import FakeClock
 
@@ -20,8 +20,8 @@ PLENTY = 100
 """More slots than any story here fills."""
 
 
-class Store(JobStore, History, Protocol):
-    """Both ports: every store has them."""
+class Store(JobStore, History, Browser, Protocol):
+    """All ports of a store: every one has them."""
 
 
 @dataclass(frozen=True, slots=True)

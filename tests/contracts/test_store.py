@@ -283,7 +283,7 @@ def test_a_name_that_nobody_accepted_has_a_status_until_its_file_is_mended_or_go
     assert world.store.save_invalid("default", [invalid]) == frozenset()
     assert world.store.status(JOB) == invalid
     assert world.store.statuses("default") == (invalid,)
-    assert world.store.metrics().statuses == (invalid,)
+    assert tuple(world.store.metrics().statuses) == (invalid,)
     assert world.store.manifest(JOB) is None
 
     assert world.store.save_invalid("lab", ()) == frozenset()

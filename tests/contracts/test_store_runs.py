@@ -443,5 +443,5 @@ def test_metrics_have_how_many_children_run(world: World) -> None:
     world.store.admit(make_wave(run, ["web-1", "web-2"]), PLENTY)
 
     assert world.store.metrics().running == 2
-    assert world.store.metrics().statuses == ()
+    assert tuple(world.store.metrics().statuses) == ()
     assert world.store.metrics().sources == ()

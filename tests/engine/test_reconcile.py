@@ -12,7 +12,7 @@ from reconciler.core.facts import ChildStatus, JobKey, RunError, RunStatus, Slic
 from reconciler.core.plans import Blocked
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, Phase
-from reconciler.ports import Beat, Spool, SpooledLine
+from reconciler.ports import Beat, ServersWanted, Spool, SpooledLine
 from tests.builders import JOB, OTHER_JOB
 from tests.engine.worlds import LEASE, World, fails
 from tests.fakes.executor import FakeExecutor
@@ -458,10 +458,10 @@ def test_the_servers_are_kept_in_step_with_the_inventory_and_not_only_with_runs(
     world = World(hosts=2)
     world.commit(selector={"hosts": ["web-1"]}, minHosts=1)
     world.run_all()
-    assert world.store.servers["default", "inventory/hosts.yml"].keys() == {"web-1", "web-2"}
+    assert [row.name for row in world.store.servers(ServersWanted(), None, 10)] == ["web-1", "web-2"]
     world.inventory.answer = an_inventory(["web-1", "web-2", "web-3"])
     world.look()
-    assert "web-3" in world.store.servers["default", "inventory/hosts.yml"]
+    assert [row.name for row in world.store.servers(ServersWanted(), None, 10)] == ["web-1", "web-2", "web-3"]
 
 
 def test_however_an_inventory_is_named_its_servers_are_the_same() -> None:
@@ -470,4 +470,4 @@ def test_however_an_inventory_is_named_its_servers_are_the_same() -> None:
     world.commit("other")
     world.look()
     world.look(JobKey("default", "other"))
-    assert list(world.store.servers) == [("default", "inventory/hosts.yml")]
+    assert {row.inventory for row in world.store.servers(ServersWanted(), None, 10)} == {"inventory/hosts.yml"}

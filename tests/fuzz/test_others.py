@@ -19,6 +19,7 @@ from reconciler.adapters.store import SqlStore, migrate
 from reconciler.core.facts import Observed
 from reconciler.core.ignore import IgnoreRules
 from reconciler.core.report import report_source
+from reconciler.ports import BatchesWanted
 from tests.builders import JOB, NOON, OTHER_JOB, REVISION, manifest_record
 from tests.core.test_status import make_desired, status_of
 from tests.gitrepo import git
@@ -76,13 +77,15 @@ def test_a_status_that_another_version_wrote_counts_as_none_until_it_is_written_
     engine = create_engine(url)
     with engine.begin() as connection:
         newer = "json_set(status, '$.status.mood', 'good')"
-        connection.execute(text(f"UPDATE manifests SET status = {newer} WHERE name = :name"), {"name": JOB.name})
+        for table in ("manifests", "batch_summaries"):
+            connection.execute(text(f"UPDATE {table} SET status = {newer} WHERE name = :name"), {"name": JOB.name})
         connection.execute(text(f"UPDATE source_status SET status = {newer}"))
     engine.dispose()
     assert store.status(JOB) is None
     assert [known.metadata.name for known in store.statuses()] == [OTHER_JOB.name]
     assert store.source_statuses() == ()
-    assert [len(store.metrics().statuses), len(store.metrics().sources)] == [1, 0]
+    assert [len(list(store.metrics().statuses)), len(store.metrics().sources)] == [1, 0]
+    assert [row.mark.key for row in store.batches(BatchesWanted(), None, 1)] == [OTHER_JOB], "and a page is full"
     store.save_status(JOB, status)
     assert store.status(JOB) == status
     store.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reconciler.adapters.store.admission import Admission
 from reconciler.adapters.store.audit import Audit
+from reconciler.adapters.store.browsing import Browsing
 from reconciler.adapters.store.database import SCHEMAS_OF_SLICES
 from reconciler.adapters.store.history import Lookups
 from reconciler.adapters.store.journal import Journal
@@ -20,6 +21,18 @@ __all__ = ["SCHEMAS_OF_SLICES", "SqlStore"]
 
 
 class SqlStore(
-    KeptLeases, Pauses, Adoption, Audit, Retries, Runs, Admission, Slices, Supervision, Servers, Journal, Lookups
+    KeptLeases,
+    Pauses,
+    Adoption,
+    Audit,
+    Retries,
+    Runs,
+    Admission,
+    Slices,
+    Supervision,
+    Servers,
+    Journal,
+    Lookups,
+    Browsing,
 ):
-    """The ports JobStore and History on SQLAlchemy. Opens a database that is there; migrate.py makes one."""
+    """The ports JobStore, History and Browser on SQLAlchemy. Opens a database that is there; migrate.py makes one."""

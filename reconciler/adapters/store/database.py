@@ -19,7 +19,7 @@ from reconciler.core.facts import JobKey
 from reconciler.core.reasons import Reason
 from reconciler.ports import LEADER, Clock
 
-SCHEMAS = ("0001", "0002", "0003", "0004")
+SCHEMAS = ("0001", "0002", "0003", "0004", "0005")
 """Every schema there has been, oldest first; the last is the one that this version works with. Written down here, so
 that a slice's process can check it without Alembic."""
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, and_, cast, exists, func, select
 
 from reconciler.adapters.store.counters import read_counters
 from reconciler.adapters.store.database import Database
-from reconciler.adapters.store.manifests import read_statuses, readable
+from reconciler.adapters.store.manifests import readable
 from reconciler.adapters.store.rows import (
     CHILD,
     COMMIT,
@@ -27,7 +27,16 @@ from reconciler.adapters.store.rows import (
     slice_of,
     summary_of,
 )
-from reconciler.adapters.store.tables import causes, host_records, job_logs, jobs, pauses, slices, source_status
+from reconciler.adapters.store.tables import (
+    batch_summaries,
+    causes,
+    host_records,
+    job_logs,
+    jobs,
+    pauses,
+    slices,
+    source_status,
+)
 from reconciler.core.facts import (
     CauseKind,
     Child,
@@ -44,7 +53,7 @@ from reconciler.core.facts import (
     Stop,
 )
 from reconciler.core.folding import after_all
-from reconciler.core.status import SourceStatus
+from reconciler.core.status import JobStatus, SourceStatus
 from reconciler.ports import SpooledLine, StoredMetrics
 
 SHOWN = 5
@@ -67,7 +76,7 @@ class Lookups(Database):
             pause = read_pause(connection, key.source)
             records = connection.execute(select(*HOST_RECORD).where(of_job(host_records, key))).all()
             run = _run(connection, latest[0]) if latest else None
-            counts = dict(_child_counts(connection, {row.id for row in (*latest[1:], success) if row is not None}))
+            counts = dict(child_counts(connection, {row.id for row in (*latest[1:], success) if row is not None}))
             if run is not None:
                 counts[latest[0].id] = Counter(child.status for child in run.children)
         return Observed(
@@ -107,24 +116,22 @@ class Lookups(Database):
             return tuple((JobKey(row.source, row.name), child_of(row, commit_of(row))) for row in rows)
 
     def log(self, run: str, host: str | None, attempt: int | None, after: int) -> Sequence[SpooledLine]:
-        parent = select(jobs.c.id).where(jobs.c.job_id == run)
-        whose = parent if host is None else _one_child(parent.scalar_subquery(), host)
-        query = select(job_logs.c.id, job_logs.c.text).where(job_logs.c.id > after).order_by(job_logs.c.id)
-        if attempt is not None:
-            query = query.where(job_logs.c.attempt == attempt)
         with self.read() as connection:
-            job = connection.scalar(whose)
-            rows = connection.execute(query.where(job_logs.c.job == job))
-            return tuple(SpooledLine(row.id, host, row.text) for row in rows)
+            return read_log(connection, run, host, attempt, after, None)
 
     def metrics(self) -> StoredMetrics:
+        # As text, and read once the transaction is over: 10,000 of them take a while, and a server ends a transaction that
+        # asks for nothing meanwhile.
+        summaries = select(cast(batch_summaries.c.status, Text)).order_by(
+            batch_summaries.c.source, batch_summaries.c.name
+        )
         with self.read() as connection:
-            statuses = read_statuses(connection)
+            documents = connection.scalars(summaries).all()
             sources = connection.scalars(select(source_status.c.status).order_by(source_status.c.source)).all()
             counters = read_counters(connection)
             taken = connection.scalars(select(slices.c.hosts).where(slices.c.state.in_(OPEN_SLICE))).all()
         return StoredMetrics(
-            statuses=statuses,
+            statuses=readable(JobStatus, documents),
             sources=tuple(readable(SourceStatus, sources)),
             counters=counters,
             running=sum(len(hosts) for hosts in taken),
@@ -136,8 +143,19 @@ def _parents() -> Select[Any]:
     return select(jobs, *cause).outerjoin(causes, causes.c.id == jobs.c.cause_id)
 
 
-def _one_child(parent: Any, host: str) -> Select[tuple[int]]:
-    return select(jobs.c.id).where(jobs.c.parent_job_id == parent, jobs.c.host == host)
+def read_log(
+    connection: Connection, run: str, host: str | None, attempt: int | None, after: int, limit: int | None
+) -> Sequence[SpooledLine]:
+    """At most `limit` lines; None: all."""
+    parent = select(jobs.c.id).where(jobs.c.job_id == run)
+    whose = parent
+    if host is not None:
+        whose = select(jobs.c.id).where(jobs.c.parent_job_id == parent.scalar_subquery(), jobs.c.host == host)
+    query = select(job_logs.c.id, job_logs.c.text).where(job_logs.c.id > after).order_by(job_logs.c.id).limit(limit)
+    if attempt is not None:
+        query = query.where(job_logs.c.attempt == attempt)
+    job = connection.scalar(whose)
+    return tuple(SpooledLine(row.id, host, row.text) for row in connection.execute(query.where(job_logs.c.job == job)))
 
 
 def _run(connection: Connection, row: Row[Any]) -> Run:
@@ -222,7 +240,7 @@ def _children(connection: Connection, parent: int, commit: Commit | None) -> tup
     return tuple(child_of(row, commit) for row in connection.execute(query))
 
 
-def _child_counts(connection: Connection, runs: set[int]) -> Mapping[int, Mapping[ChildStatus, int]]:
+def child_counts(connection: Connection, runs: set[int]) -> Mapping[int, Mapping[ChildStatus, int]]:
     """By run; statuses with none are left out."""
     found: defaultdict[int, dict[ChildStatus, int]] = defaultdict(dict, {run: {} for run in runs})
     query = (

@@ -7,9 +7,10 @@ from datetime import timedelta
 from sqlalchemy import and_, select, update
 
 from reconciler.adapters.store.database import Database
+from reconciler.adapters.store.summaries import refresh_on_lead
 from reconciler.adapters.store.tables import leases
 from reconciler.adapters.store.upserts import add_one_missing
-from reconciler.ports import Lease
+from reconciler.ports import LEADER, Lease
 
 
 class KeptLeases(Database):
@@ -30,6 +31,8 @@ class KeptLeases(Database):
                     leases.c.name == name, leases.c.fence == seen.fence, leases.c.renewals == seen.renewals
                 )
                 taken = connection.execute(update(leases).where(unchanged).values(row)).rowcount == 1
+            if taken and name == LEADER:
+                refresh_on_lead(connection, fence)
         return fence if taken else None
 
     def renew_lease(self, name: str, fence: int, term: timedelta) -> bool:

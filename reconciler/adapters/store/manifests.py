@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete
 
 from reconciler.adapters.store.database import Database
 from reconciler.adapters.store.rows import OPEN_RUN, RECORD, of_job, record_of, record_row, storable
+from reconciler.adapters.store.summaries import write_invalid_summaries, write_summary
 from reconciler.adapters.store.tables import causes, invalid_jobs, jobs, manifests, requests, source_status, sources
 from reconciler.adapters.store.upserts import add_one_missing, upsert
 from reconciler.core.facts import Cause, JobKey, ManifestRecord
@@ -102,7 +103,9 @@ class Manifests(Database):
     def save_status(self, key: JobKey, status: JobStatus) -> None:
         document = status.model_dump(mode="json", by_alias=True)
         with self.write() as connection:
-            connection.execute(update(manifests).where(of_job(manifests, key)).values(status=document))
+            ours = of_job(manifests, key)
+            if connection.execute(update(manifests).where(ours).values(status=document)).rowcount:
+                write_summary(connection, key, document)
 
     def status(self, key: JobKey) -> JobStatus | None:
         accepted = select(manifests.c.status).where(of_job(manifests, key))
@@ -116,18 +119,16 @@ class Manifests(Database):
             return read_statuses(connection, source)
 
     def save_invalid(self, source: str, statuses: Sequence[JobStatus]) -> frozenset[str]:
-        names = {status.metadata.name for status in statuses}
-        rows = [
-            {"source": source, "name": status.metadata.name, "status": status.model_dump(mode="json", by_alias=True)}
-            for status in statuses
-        ]
+        documents = {status.metadata.name: status.model_dump(mode="json", by_alias=True) for status in statuses}
+        rows = [{"source": source, "name": name, "status": document} for name, document in documents.items()]
         with self.write() as connection:
             of_source = select(invalid_jobs.c.name).where(invalid_jobs.c.source == source)
-            gone = frozenset(connection.scalars(of_source)) - names
+            gone = frozenset(connection.scalars(of_source)) - documents.keys()
             if gone:
                 which = and_(invalid_jobs.c.source == source, invalid_jobs.c.name.in_(gone))
                 connection.execute(delete(invalid_jobs).where(which))
             upsert(connection, invalid_jobs, rows)
+            write_invalid_summaries(connection, source, documents, gone)
         return gone
 
     def save_source_status(self, status: SourceStatus) -> None:
@@ -149,11 +150,11 @@ def _held_sources(connection: Connection, names: Collection[str]) -> Mapping[str
 
 
 def readable(kind: type[D], documents: Iterable[object]) -> Iterator[D]:
-    """What these documents say. One that another version has written in a way of its own counts as not there: it is
+    """What these documents say, each as JSON or read of it. One that another version has written in a way of its own counts as not there: it is
     derived again at the next look, and must not keep anybody from that."""
     for document in documents:
         with contextlib.suppress(ValidationError):
-            yield kind.model_validate(document)
+            yield kind.model_validate_json(document) if isinstance(document, str) else kind.model_validate(document)
 
 
 def read_statuses(connection: Connection, source: str | None = None) -> tuple[JobStatus, ...]:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL
 from reconciler.adapters.store.database import SCHEMAS, check_schema, schema_of
 from reconciler.adapters.store.engines import LONG, MYSQL, POSTGRESQL, connect, path_of, read_url
 from reconciler.adapters.store.failures import AGAIN, named_failures
+from reconciler.adapters.store.summaries import refresh_on_upgrade
 from reconciler.core.errors import Unavailable
 from reconciler.core.reasons import Reason
 
@@ -45,10 +46,12 @@ def upgrade(url: str) -> None:
 
 
 def upgrade_to(connection: Connection, schema: str) -> None:
-    """Within a transaction of somebody else's."""
+    """Within a transaction of somebody else's. What lists show is made of what is there, once the schema has it."""
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, schema)
+    if schema == "head":
+        refresh_on_upgrade(connection)
 
 
 def head() -> str:

@@ -67,6 +67,12 @@ def storable(text: str, most: int = MESSAGE_MOST) -> str:
     return clean if len(clean) <= most else clean[: most - len(CUT)] + CUT
 
 
+def folded(*texts: str) -> str:
+    """What a search looks through, whatever its case: what is searched for is folded, too. Not by the database, for each
+    has an idea of its own of letters beyond ASCII."""
+    return clean_text("\n".join(texts).casefold())
+
+
 # -- manifests -------------------------------------------------------------------------------------------------------
 RECORD = [column for column in manifests.c if column.name != "status"]
 

@@ -11,6 +11,7 @@ from reconciler.adapters.store.history import read_pause
 from reconciler.adapters.store.manifests import Manifests
 from reconciler.adapters.store.rows import OPEN_RUN, OPEN_SLICE, batch_config, commit_row, of_job, storable
 from reconciler.adapters.store.servers import in_parts, write_servers
+from reconciler.adapters.store.summaries import mark_active
 from reconciler.adapters.store.tables import causes, host_records, jobs, manifests, slices
 from reconciler.adapters.store.upserts import upsert
 from reconciler.core.facts import ChildStatus, JobKey, Revision, RunStatus
@@ -69,6 +70,7 @@ class Runs(Manifests):
             seen = [{**own, **known, "host": host.name} for host in new.hosts]
             upsert(connection, host_records, seen, keep=tuple(known))
             self.handle_causes(connection, new.key, new.handles, new.job_id)
+            mark_active(connection, new.key, now)
             self.tell(connection, new.key, "RunOpened", new.job_id, new.cause.kind.value, storable(new.cause.message))
         return True
 

@@ -11,6 +11,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from reconciler.adapters.store.database import Database
+from reconciler.adapters.store.rows import folded
+from reconciler.adapters.store.summaries import tags_of, write_tags
 from reconciler.adapters.store.tables import servers
 from reconciler.core.hosts import Host
 
@@ -45,10 +47,15 @@ def write_servers(
         for row in connection.execute(select(servers).where(*ours, servers.c.name.in_(names)))
     }
     new, changed = [], []
+    ids: dict[str, int] = {name: row.id for name, row in known.items()}
+    tagged: set[str] = set()
     for host in hosts:
         tags, groups = sorted(host.tags), sorted(host.groups)
         facts = {"address": host.address, "host_key": host.host_key, "tags": tags, "groups": groups, "last_seen": now}
+        facts["search"] = folded(host.name, host.address)
         row = known.get(host.name)
+        if row is None or (row.tags, row.groups) != (tags, groups):
+            tagged.add(host.name)
         if row is None:
             new.append({"source": source, "inventory": inventory, "name": host.name, "first_seen": now, **facts})
         elif (row.address, row.host_key, row.tags, row.groups) != (host.address, host.host_key, tags, groups) or (
@@ -57,12 +64,13 @@ def write_servers(
             changed.append({"of_id": row.id, **facts})
     if changed:
         connection.execute(update(servers).where(servers.c.id == bindparam("of_id")), changed)
-    ids: dict[str, int] = {name: row.id for name, row in known.items()}
     if new:
         connection.execute(insert(servers), new)
         for names in in_parts(str(row["name"]) for row in new):
             found = connection.execute(select(servers.c.name, servers.c.id).where(*ours, servers.c.name.in_(names)))
             ids |= {row.name: row.id for row in found}
+    for some in in_parts(host for host in hosts if host.name in tagged):
+        write_tags(connection, {ids[host.name]: tags_of(host.tags, host.groups) for host in some})
     return ids
 
 

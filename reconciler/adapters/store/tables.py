@@ -119,7 +119,18 @@ servers = Table(
     Column("groups", JSON, nullable=False),
     Column("first_seen", Instant, nullable=False),
     Column("last_seen", Instant, nullable=False),
+    Column("search", Words),  # what a search looks through, see rows.folded
     UniqueConstraint("source", "inventory", "name"),
+    Index("ix_servers_in_order", "name", "source", "inventory"),
+)
+
+server_tags = Table(
+    "server_tags",
+    metadata,
+    # Those in `servers` once more, each a row, for whoever looks for one; a group is the tag group:NAME.
+    Column("server", BigId, ForeignKey("servers.id", ondelete="CASCADE"), primary_key=True),
+    Column("tag", _name(), primary_key=True),
+    Index("ix_server_tags_tag", "tag", "server"),
 )
 
 jobs = Table(
@@ -183,6 +194,9 @@ jobs = Table(
     Index("ix_jobs_unfinished", "is_batch_job", "status"),
     Index("ix_jobs_of_host", "host", "id"),
     Index("ix_jobs_of_cause", "cause_id"),
+    Index("ix_jobs_runs", "is_batch_job", "id"),
+    Index("ix_jobs_of_run", "parent_job_id", "ordinal"),
+    Index("ix_jobs_of_server", "server_id", "id"),
 )
 
 attempts = Table(
@@ -346,6 +360,21 @@ invalid_jobs = Table(
     Column("source", _name(63), primary_key=True),
     Column("name", _name(63), primary_key=True),
     Column("status", JSON, nullable=False),
+)
+
+batch_summaries = Table(
+    "batch_summaries",
+    metadata,
+    # Of each job that has a status document: what lists sort and look by, and the part of the document that they show.
+    Column("source", _name(63), primary_key=True),
+    Column("name", _name(63), primary_key=True),
+    Column("accepted", Boolean, nullable=False),  # or it is one of invalid_jobs
+    Column("phase", _name(32), nullable=False),
+    Column("active_at", Instant, nullable=False),
+    Column("search", Words, nullable=False),  # what a search looks through, see rows.folded
+    Column("status", JSON, nullable=False),
+    Index("ix_batch_summaries_active", "active_at", "source", "name"),
+    Index("ix_batch_summaries_phase", "phase", "active_at"),
 )
 
 leases = Table(

@@ -28,6 +28,8 @@ class Audit(Memory):
             for number, run in enumerate(ended)
             if number >= keep or (run.finished_at is not None and run.finished_at < older_than)
         }
+        for name in old:
+            self._runs[name].attempts.clear()
         before = len(self._lines)
         self._lines = [line for line in self._lines if line.run not in old]
         return before - len(self._lines)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from reconciler.adapters.store.summaries import shrunk
 from reconciler.core.facts import Child, JobKey, Observed, Run, RunStatus
 from reconciler.core.folding import after_all
+from reconciler.core.status import JobStatus
 from reconciler.ports import SpooledLine, StoredMetrics
 from tests.fakes.store.manifests import Manifests
 from tests.fakes.store.memory import KeptRun, one_at_a_time
 from tests.fakes.store.supervision import Supervision
+
+
+def in_a_list(status: JobStatus) -> JobStatus:
+    return JobStatus.model_validate(shrunk(status.model_dump(mode="json", by_alias=True)))
 
 
 class Lookups(Manifests, Supervision):
@@ -65,6 +71,9 @@ class Lookups(Manifests, Supervision):
 
     @one_at_a_time
     def log(self, run: str, host: str | None, attempt: int | None, after: int) -> Sequence[SpooledLine]:
+        return self._lines_of(run, host, attempt, after)
+
+    def _lines_of(self, run: str, host: str | None, attempt: int | None, after: int) -> tuple[SpooledLine, ...]:
         return tuple(
             SpooledLine(line.number, host, line.text)
             for line in self._lines
@@ -74,7 +83,7 @@ class Lookups(Manifests, Supervision):
     @one_at_a_time
     def metrics(self) -> StoredMetrics:
         return StoredMetrics(
-            statuses=self.statuses(),
+            statuses=tuple(in_a_list(status) for status in self.statuses()),
             sources=self.source_statuses(),
             counters={name: dict(values) for name, values in self._counters.items()},
             running=sum(len(part.hosts) for part in self.open_slices()),

@@ -68,6 +68,9 @@ class Manifests(Memory):
     @one_at_a_time
     def save_status(self, key: JobKey, status: JobStatus) -> None:
         self._statuses[key] = status
+        runs = self._of(key)
+        if runs or key in self._manifests:
+            self._active[key] = runs[0].run.created_at if runs else self._manifests[key].seen_at
 
     @one_at_a_time
     def status(self, key: JobKey) -> JobStatus | None:
@@ -83,6 +86,9 @@ class Manifests(Memory):
         before = {key for key in self._invalid if key.source == source}
         now = {JobKey(source, status.metadata.name): status for status in statuses}
         self._invalid = {key: kept for key, kept in self._invalid.items() if key.source != source} | now
+        for key, status in now.items():
+            if key not in self._statuses:
+                self._active[key] = max(condition.last_transition_time for condition in status.status.conditions)
         return frozenset(key.name for key in before - now.keys())
 
     @one_at_a_time

@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from reconciler.adapters.store.rows import storable
+from reconciler.adapters.store.servers import SEEN_AGAIN
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import (
     Cause,
@@ -123,6 +124,13 @@ class KeptLine:
     text: str
 
 
+@dataclass(frozen=True)
+class KeptServer:
+    host: Host
+    first_seen: datetime
+    last_seen: datetime
+
+
 class Memory:
     """`away` makes every call raise Unavailable, as a database does that is gone."""
 
@@ -140,13 +148,15 @@ class Memory:
         self._known: dict[str, Reason | None] = {}
         self._statuses: dict[JobKey, JobStatus] = {}
         self._invalid: dict[JobKey, JobStatus] = {}
+        self._active: dict[JobKey, datetime] = {}
+        """Since when each of the statuses and the invalid ones was last active, as of their writing."""
         self._sources: dict[str, SourceStatus] = {}
         self._events: list[StoredEvent] = []
         self._sequence = 0
         self._lines: list[KeptLine] = []
         self._line = 0
-        self.servers: dict[tuple[str, str], dict[str, Host]] = {}
-        """By source and inventory, then by name; nothing reads them through the port."""
+        self._servers: dict[tuple[str, str, str], KeptServer] = {}
+        """By source, inventory and name."""
         self._counters: defaultdict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
 
     def _of(self, key: JobKey) -> list[KeptRun]:
@@ -209,4 +219,13 @@ class Memory:
 
     @one_at_a_time
     def save_servers(self, source: str, inventory: str, hosts: Sequence[Host]) -> None:
-        self.servers.setdefault((source, inventory), {}).update({host.name: host for host in hosts})
+        self._see_servers(source, inventory, hosts)
+
+    def _see_servers(self, source: str, inventory: str, hosts: Sequence[Host]) -> None:
+        now = self.clock.now()
+        for host in hosts:
+            known = self._servers.get((source, inventory, host.name))
+            if known is None:
+                self._servers[source, inventory, host.name] = KeptServer(host, now, now)
+            elif known.host != host or now - known.last_seen > SEEN_AGAIN:
+                self._servers[source, inventory, host.name] = KeptServer(host, known.first_seen, now)

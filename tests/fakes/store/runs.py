@@ -40,6 +40,8 @@ class Runs(Memory):
             for ordinal, host in enumerate(new.hosts, start=1)
         }
         self._runs[new.job_id] = KeptRun(new, run, children)
+        self._see_servers(new.key.source, new.inventory, new.hosts)
+        self._active[new.key] = run.created_at
         records = self._records[new.key]
         for host in new.hosts:
             before = records.get(host.name)
