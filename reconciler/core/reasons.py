@@ -236,6 +236,21 @@ class Reason(StrEnum):
         "verified before stays in force.",
     )
     VERIFIED = ("Verified", "The commit is signed by a listed key.")
+    SOURCE_UNKNOWN = ("SourceUnknown", "There is no source of this name here. `reconciler sources` lists them.")
+    NOT_WRITABLE = (
+        "NotWritable",
+        "Manifests can't be put into this source from here: its setting `write` is not on, it follows a tag, or its commits "
+        "must be signed by people.",
+    )
+    NAME_TAKEN = (
+        "NameTaken",
+        "The source has a manifest of this name or a file of its path. Nothing is ever written over.",
+    )
+    NOT_WRITTEN = (
+        "NotWritten",
+        "A new manifest could not be put into its source: the server refused the commit, or the disk did. Nothing of it is "
+        "there.",
+    )
     GIT_MISSING = ("GitMissing", "git was not found or does not start. Install it where reconciler runs.")
     STORE_UNAVAILABLE = ("StoreUnavailable", "The database does not answer.")
     NOT_LEADING = (

@@ -139,7 +139,7 @@ class GitSource:
             self._reader = threading.get_ident()
             tip = self._origin.newest()
             last = self._last
-            if last is None or last.revision != _revision(tip):
+            if last is None or last.revision != revision_of(tip):
                 self._last = last = self._read(tip)
             return last
 
@@ -176,7 +176,7 @@ class GitSource:
             signer = signer_of(self._git, repository.directory, tip.commit, self._signers, self._scratch)
             commit = replace(commit, signer=signer)
         tree = repository.tree(tip.commit, self._folder, self._max_files)
-        revision = _revision(tip)
+        revision = revision_of(tip)
         checkout = _Checkout(lambda: self.keep(revision).root)
         notes = (*tip.notes, *_left_out(tree.submodules))
         return GitSnapshot(self._name, revision, commit, notes, tree, self._content, checkout)
@@ -318,7 +318,8 @@ def _digest_of(path: str, files: Mapping[str, str]) -> str:
     return digest
 
 
-def _revision(tip: Tip) -> Revision:
+def revision_of(tip: Tip) -> Revision:
+    """A commit by the name of what it was followed by."""
     layout = "sha256" if len(tip.commit) == 64 else "sha1"
     return Revision(f"{tip.name[:LONGEST_REF]}@{layout}:{tip.commit}")
 
