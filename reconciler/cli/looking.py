@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
-from rich.live import Live
 from rich.markup import escape
+from rich.text import Text
 
 from reconciler import app as parts
 from reconciler.adapters.store import SqlStore
@@ -29,6 +30,8 @@ from reconciler.cli.options import (
     opened,
     status_of,
 )
+from reconciler.cli.watching import all_batches, batches_of, each_change, glance_at_all, on_terminal
+from reconciler.core.errors import Unavailable
 from reconciler.core.facts import Child, Commit, JobKey, Run
 from reconciler.core.folding import fold, run_of
 from reconciler.core.manifest import parse_duration
@@ -50,19 +53,16 @@ MOST = 1000
 MAY_BE_EMPTY = ("author", "subject", "run", "arguments")
 """Columns that are left out where no line has them, such as those of commits."""
 
+NOBODY = "no daemon runs on this state directory: nothing goes on until the next reconciler run"
+
+LINES = 1000
+"""Lines of a log that are in memory at a time."""
+
 POLL = 0.5
 """Seconds between two looks at the database."""
 
 Whose = tuple[str, str | None]
 """A run (job_id) and a host of it; None: the run's own log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What `status` has found. `above` are lines about more than one of the jobs."""
-
-    statuses: tuple[JobStatus, ...]
-    above: tuple[str, ...]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -82,39 +82,74 @@ def status(
 ) -> None:
     """How the batches stand, or one of them with its failures and hosts."""
     with opened(config, state_dir) as (store, settings):
-
-        def found() -> Seen:
-            statuses = tuple(store.statuses()) if name is None else (status_of(store, name),)
-            return Seen(statuses, _above(store, None if name is None else statuses[0].metadata.source))
-
-        def drawn(seen: Seen) -> RenderableType:
-            below = show.overview(seen.statuses) if name is None else show.one(seen.statuses[0])
-            return show.below(seen.above, below)
-
-        def tell(seen: Seen) -> None:
-            documents = [job.model_dump(mode="json", by_alias=True) for job in seen.statuses]
-            if output is show.Format.TABLE:
-                show.out.print(drawn(seen))
-            else:
-                show.data(documents if name is None else documents[0], output)
-
         try:
             if not watch:
-                tell(seen := found())
-                _say_if_nobody_goes_on(settings, store, seen.statuses)
-            elif output is show.Format.TABLE and show.out.is_terminal:
-                with Live(drawn(found()), console=show.out, auto_refresh=False) as live:
-                    _each_change(found, lambda seen: live.update(drawn(seen), refresh=True))
+                _tell_status(store, settings, name, output)
+            elif output is show.Format.TABLE and show.out.is_terminal and not show.out.is_dumb_terminal:
+                on_terminal(_frame_of(store, settings, name))
             else:
-                _each_change(found, tell)
+                _tell_each_change(store, name, output)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _tell_status(store: SqlStore, settings: Settings, name: str | None, output: show.Format) -> None:
+    statuses = tuple(store.statuses()) if name is None else (status_of(store, name),)
+    if output is not show.Format.TABLE:
+        documents = [_document(job) for job in statuses]
+        show.data(documents if name is None else documents[0], output)
+    else:
+        above = _above(store, None if name is None else statuses[0].metadata.source)
+        show.out.print(show.below(above, show.overview(statuses) if name is None else show.one(statuses[0])))
+    _say_if_nobody_goes_on(settings, store, statuses)
+
+
+def _frame_of(store: SqlStore, settings: Settings, name: str | None) -> Callable[[int], RenderableType]:
+    """What is to be seen at a moment, for so many lines."""
+    key = None if name is None else key_of(store, name)
+    source = None if key is None else key.source
+    if name is not None:
+        status_of(store, name)  # it is there
+
+    def frame(lines: int) -> RenderableType:
+        away = () if parts.is_seen_to(settings, store) else (NOBODY,)
+        above = (*away, *_above(store, source))
+        if key is None:
+            return glance_at_all(store, above, lines)
+        status = store.status(key)
+        return show.below(above, Text(f"there is no batch {name} any more") if status is None else show.one(status))
+
+    return frame
+
+
+def _tell_each_change(store: SqlStore, name: str | None, output: show.Format) -> None:
+    key = None if name is None else key_of(store, name)
+    if key is None:
+        read = partial(all_batches, store)
+    else:
+        status_of(store, str(key))
+        read = partial(batches_of, store, key)
+
+    def tell(job: JobStatus) -> None:
+        if output is show.Format.TABLE:
+            show.out.print(show.line(job) if key is None else show.one(job))
+            return
+        whole = store.status(JobKey(job.metadata.source, job.metadata.name)) or job
+        show.document(_document(whole), output)
+
+    if output is show.Format.TABLE:
+        show.warn(_above(store, None if key is None else key.source))
+    each_change(store, read, tell)
+
+
+def _document(job: JobStatus) -> Any:
+    return job.model_dump(mode="json", by_alias=True)
 
 
 def _say_if_nobody_goes_on(settings: Settings, store: SqlStore, statuses: Sequence[JobStatus]) -> None:
     waiting = (condition.type is ConditionType.RECONCILING for job in statuses for condition in job.status.conditions)
     if any(waiting) and not parts.is_seen_to(settings, store):
-        show.err.print("no daemon runs on this state directory: nothing goes on until the next reconciler run")
+        show.err.print(NOBODY)
 
 
 def _above(store: SqlStore, source: str | None = None) -> tuple[str, ...]:
@@ -126,16 +161,6 @@ def _above(store: SqlStore, source: str | None = None) -> tuple[str, ...]:
         if why is not None and source in (None, name)
     ]
     return (*paused, *held)
-
-
-def _each_change(found: Callable[[], Seen], tell: Callable[[Seen], None]) -> None:
-    told: Seen | None = None
-    while True:
-        now = found()
-        if now != told:
-            tell(now)
-            told = now
-        time.sleep(POLL)
 
 
 def sources(output: Output = show.Format.TABLE, config: Config = None, state_dir: StateDir = None) -> None:
@@ -179,10 +204,13 @@ def logs(
             complain(f"{run.job_id} has no host {host}")
             raise typer.Exit(USAGE)
 
-        def whose(current: Run) -> Sequence[Whose]:
+        def whose() -> Sequence[Whose]:
             if not failed:
                 return [(run.job_id, host)]
-            children = current.children if run_id is not None else fold(store.observe(key_of(store, name)))
+            if run_id is None:
+                children = fold(store.observe(key_of(store, name)))
+            else:
+                children = tuple(store.children(run.job_id))
             return [(run_of(child), child.host) for child in children if child.status.unsuccessful]
 
         try:
@@ -213,32 +241,48 @@ def _run_of(store: SqlStore, name: str, run_id: str | None, host: str | None) ->
 def _print_logs(
     store: SqlStore,
     run: Run,
-    whose: Callable[[Run], Sequence[Whose]],
+    whose: Callable[[], Sequence[Whose]],
     attempt: int | None,
     *,
     follow: bool,
     titles: bool,
 ) -> None:
-    """`whose` says it of the run as it is now. Following ends with the run."""
+    """`whose` says it as it is now. Following ends with the run, and outlives a database that is away for a while."""
     seen: dict[Whose, int] = {}
-    shown: Whose | None = None
+    shown: list[Whose] = []
+    wanted: Sequence[Whose] = ()
+    away = False
     while True:
-        now = store.run(run.job_id) if follow else None
-        current = now[1] if now is not None else run
-        wanted = whose(current)
-        for each in wanted:
-            lines = store.log(*each, attempt, seen.get(each, 0))
-            if lines and titles and shown != each:
-                show.out.print(f"==> {each[1]} <==", markup=False)
-                shown = each
-            for line in lines:
-                show.out.print(line.text, markup=False)
-                seen[each] = line.sequence
-        if not follow or not current.open:
-            if not seen:
-                show.err.print(_why_empty(current, wanted, attempt), markup=False)
-            return
+        try:
+            row = store.run_row(run.job_id) if follow else None  # first: what is logged until then is there afterwards
+            wanted = whose()
+            for each in wanted:
+                _print_news(store, each, attempt, seen, shown if titles else [each])
+        except Unavailable as error:
+            if not follow:
+                raise
+            if not away:
+                show.err.print(f"{error}; it goes on once it is back", markup=False)
+            away = True
+        else:
+            away = False
+            if row is None or row.summary.status.finished:
+                break
         time.sleep(POLL)
+    if not seen:
+        now = store.run(run.job_id)
+        show.err.print(_why_empty(run if now is None else now[1], wanted, attempt), markup=False)
+
+
+def _print_news(store: SqlStore, each: Whose, attempt: int | None, seen: dict[Whose, int], shown: list[Whose]) -> None:
+    """The lines after those that were seen, below the host's name if those before were of another."""
+    while lines := store.log_page(*each, attempt, seen.get(each, 0), LINES):
+        if shown[-1:] != [each]:
+            show.out.print(f"==> {each[1]} <==", markup=False)
+            shown[:] = [each]
+        for line in lines:
+            show.out.print(line.text, markup=False)
+        seen[each] = lines[-1].sequence
 
 
 def _why_empty(run: Run, wanted: Sequence[Whose], attempt: int | None) -> str:

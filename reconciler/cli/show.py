@@ -9,18 +9,22 @@ from enum import StrEnum
 from typing import Any
 
 import yaml
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from reconciler.core.facts import ChildStatus
-from reconciler.core.status import CommitView, Condition, ConditionType, JobStatus, Phase
+from reconciler.core.status import ChildView, CommitView, Condition, ConditionType, JobStatus, Phase
 from reconciler.sources import DEFAULT
 
 DIGEST_WIDTH = 12
 MESSAGE_WIDTH = 100
 """Characters that are shown of each."""
+
+WIDE = 80
+"""Columns from which on a table can be read."""
 
 PIPE_WIDTH = 200
 """Columns of a table that no terminal shows."""
@@ -88,6 +92,16 @@ def data(documents: Any, form: Format) -> None:
         out.print(yaml.safe_dump(documents, sort_keys=False, allow_unicode=True), end="", markup=False)
 
 
+def document(content: Any, form: Format) -> None:
+    """One of several that follow each other, for programs: a line of JSON, or YAML that begins with `---`."""
+    if form is Format.JSON:
+        out.print(json.dumps(content), markup=False)
+    else:
+        out.print(
+            yaml.safe_dump(content, explicit_start=True, sort_keys=False, allow_unicode=True), end="", markup=False
+        )
+
+
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Rows may hold markup; what comes from outside is escaped by the caller."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
@@ -113,22 +127,98 @@ def warn(lines: Sequence[str]) -> None:
         out.print(Text(line, style="bold yellow"))
 
 
-def overview(statuses: Sequence[JobStatus]) -> Table:
+def overview(statuses: Sequence[JobStatus]) -> RenderableType:
+    """Every batch with all that is said of it."""
     rows = []
     for job in statuses:
         body = job.status
-        held = " (suspended)" if body.suspended else ""
         strategy = body.strategy.value if body.strategy is not None else ""
-        rows.append(
-            (
-                name_of(job.metadata.source, job.metadata.name),
-                phase(body.phase) + held,
-                body.progress,
-                strategy,
-                escape(one_line(body.message)),
-            )
-        )
-    return table(("NAME", "PHASE", "PROGRESS", "STRATEGY", "MESSAGE"), rows)
+        message = escape(one_line(body.message))
+        rows.append((_name(job), _phase_of(job), body.progress, strategy, message))
+    lines = (
+        Group(_headline(_name(job), _phase_of(job)), *_indented(job.status.progress, one_line(job.status.message)))
+        for job in statuses
+    )
+    return Fitting(table(("NAME", "PHASE", "PROGRESS", "STRATEGY", "MESSAGE"), rows), Group(*lines))
+
+
+def glance(statuses: Sequence[JobStatus]) -> RenderableType:
+    """Every batch on one line, or two where lines are short: what does not fit is left out."""
+    drawn = table(("NAME", "PHASE", "PROGRESS", "MESSAGE"), ())
+    for column in drawn.columns[1:3]:  # of the others something is left out first
+        column.no_wrap = True
+    lines: list[RenderableType] = []
+    for job in statuses:
+        progress, message = job.status.progress, one_line(job.status.message)
+        drawn.add_row(_cut(_name(job)), _phase_of(job), progress, _cut(message))
+        lines += [
+            _headline(_name(job), _phase_of(job)),
+            _cut(f"  {' · '.join(part for part in (progress, message) if part)}"),
+        ]
+    return Fitting(drawn, Group(*lines))
+
+
+def line(job: JobStatus) -> Text:
+    """One batch among others of its like."""
+    drawn = Text(_name(job)).append("  ").append_text(Text.from_markup(_phase_of(job)))
+    for said in (job.status.progress, one_line(job.status.message)):
+        drawn.append(f"  {said}" if said else "")
+    return drawn
+
+
+class Fitting:
+    """A table, or what is shown instead of it where its columns would be a few letters wide."""
+
+    def __init__(self, wide: RenderableType, narrow: RenderableType) -> None:
+        self._wide = wide
+        self._narrow = narrow
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._wide if options.max_width >= WIDE else self._narrow
+
+
+def _name(job: JobStatus) -> str:
+    return name_of(job.metadata.source, job.metadata.name)
+
+
+def _phase_of(job: JobStatus) -> str:
+    return phase(job.status.phase) + (" (suspended)" if job.status.suspended else "")
+
+
+def _headline(name: str, *more: str) -> Table:
+    """A name and short words about it, on one line: of the name something is left out where that is too short."""
+    drawn = Table.grid(padding=(0, 2, 0, 0))
+    drawn.add_column()
+    for _ in more:
+        drawn.add_column(no_wrap=True)
+    drawn.add_row(_cut(name, "bold"), *more)
+    return drawn
+
+
+def _cut(text: str, style: str = "") -> Text:
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+class _Said:
+    """Text that is a line. On a terminal that is too narrow it goes on below its own beginning; elsewhere it stays one,
+    for whoever searches it."""
+
+    def __init__(self, text: Text, indent: int) -> None:
+        self._text = text
+        self._indent = indent
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if console.is_terminal and self._text:
+            text = self._text.copy()
+            text.no_wrap, text.overflow = False, "fold"
+            yield Padding(text, (0, 0, 0, self._indent), expand=False)
+        else:
+            yield Text(" " * self._indent) + self._text
+
+
+def _indented(*texts: str) -> Iterator[RenderableType]:
+    """Below something, each on lines of its own."""
+    yield from (_Said(Text(text), 2) for text in texts if text)
 
 
 def problem(path: str, line: int, column: int, message: str, hint: str) -> None:
@@ -159,13 +249,21 @@ def _telling(conditions: Sequence[Condition]) -> Iterator[Condition]:
             yield condition
 
 
+def _below_each_other(view: ChildView) -> Group:
+    """A host, where lines are short."""
+    why = ": ".join(part for part in (view.reason or "", _first_line(view.message)) if part)
+    wave = () if view.wave is None else (f"wave {view.wave}",)
+    return Group(_headline(view.host, child(view.status), *wave), *_indented(why))
+
+
 def one(job: JobStatus) -> Group:
     """One batch: what matters most first."""
     body = job.status
     parts: list[RenderableType] = []
 
     def line(text: str = "") -> None:
-        parts.append(Text.from_markup(text, emoji=False))
+        said = text.lstrip(" ")
+        parts.append(_Said(Text.from_markup(said, emoji=False), len(text) - len(said)))
 
     line(f"[bold]{job.metadata.source}/{job.metadata.name}[/]  {phase(body.phase)}  {escape(body.message)}")
     line(f"  {body.progress}, generation {job.metadata.generation}, seen at {escape(short_revision(body.revision))}")
@@ -206,7 +304,8 @@ def one(job: JobStatus) -> Group:
             )
             for view in body.children
         ]
-        parts.append(table(("HOST", "WAVE", "STATUS", "REASON", "MESSAGE"), rows))
+        wide = table(("HOST", "WAVE", "STATUS", "REASON", "MESSAGE"), rows)
+        parts.append(Fitting(wide, Group(*(_below_each_other(view) for view in body.children))))
         left_out = sum(body.hosts.model_dump(exclude={"selected"}).values()) - len(body.children)
         if left_out > 0:
             line(f"… and {left_out} more; of a single one: reconciler history {job.metadata.name} --host HOST")
