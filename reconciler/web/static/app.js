@@ -1,0 +1,30 @@
+// What a page does beside being read. Each page names itself; nothing here is needed to read one.
+import { logOut } from "./api.js";
+import { showBatch, waitForBatch } from "./batch.js";
+import { showBatches } from "./batches.js";
+import { showComposer } from "./compose.js";
+import { showLog } from "./log.js";
+import { showLogin } from "./login.js";
+import { showServers } from "./servers.js";
+import { keepTime } from "./times.js";
+
+const pages = {
+  batches: showBatches,
+  batch: showBatch,
+  log: showLog,
+  login: showLogin,
+  new: showComposer,
+  problem: waitForBatch,
+  servers: showServers,
+};
+
+keepTime();
+document.getElementById("log-out")?.addEventListener("click", async () => {
+  await logOut();
+  location.reload();
+});
+const login = document.getElementById("log-in");
+if (login !== null && location.pathname !== "/login") {
+  login.href = `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
+}
+pages[document.body.dataset.page]?.();
