@@ -31,17 +31,19 @@ demo: $(VENV)/.demo ## set up, run the quickstart example from nothing, show its
 test: $(VENV)/.test ## set up, run every test (ARGS='-k waves -x', JOBS=4)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-check: $(VENV)/.dev ## lint, format, types, layers, published contracts; changes nothing
+check: $(VENV)/.dev ## lint, format, types, layers, published contracts and dashboards; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/reconciler specs --check
+	$(BIN)/python -m specs.grafana.dashboards --check
 
 fix: $(VENV)/.dev ## what can be put right by itself: lint, format, published contracts
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/reconciler specs
+	$(BIN)/python -m specs.grafana.dashboards
 
 bench: $(VENV)/.test ## the measurements of docs/performance.md (ARGS='--help')
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -43,15 +43,16 @@ if TYPE_CHECKING:
     from reconciler.adapters.ansible import AnsibleOptions
     from reconciler.adapters.git.publisher import StatusBranch
     from reconciler.adapters.inventory import AnsibleInventory
-    from reconciler.adapters.metrics import MetricsPage, ProcessMetrics
+    from reconciler.adapters.metrics import ProcessMetrics
     from reconciler.adapters.statelock import StateLock
     from reconciler.core.hosts import Inventory
     from reconciler.core.reading import Rejected
     from reconciler.engine.daemon import Daemon
     from reconciler.engine.leading import Lead, Standby
     from reconciler.engine.preview import Change, Preview
+    from reconciler.engine.sources import SourceKeeper
+    from reconciler.port import Shown, Web
     from reconciler.ports import Sink, Snapshot
-    from reconciler.web import Health, WebServer
 
 PATIENCE = 5.0
 """Seconds beyond the term of a lease within which it shows who has it."""
@@ -313,7 +314,13 @@ class Running:
     """A daemon that leads, and what it is watched by."""
 
     daemon: Daemon
+    keepers: Mapping[str, SourceKeeper]
     branches: Sequence[StatusBranch] = ()
+
+    def newest(self, source: str) -> Snapshot | None:
+        """A source as it was read last; None: it was not yet, or is none of this daemon's."""
+        keeper = self.keepers.get(source)
+        return None if keeper is None else keeper.current()
 
     def start(self, *, once: bool = False) -> None:
         for branch in self.branches:
@@ -473,7 +480,7 @@ def build_daemon(settings: Settings, built: Sequence[BuiltSource], process: Daem
     )
     process.meter.queue = daemon.queue.facts
     process.meter.status_write_errors = lambda: files.write_errors
-    return Running(daemon, branches)
+    return Running(daemon, keepers, branches)
 
 
 def _status_branches(
@@ -509,37 +516,11 @@ def _worker_command(state_dir: Path, config: Path | None) -> Callable[[SliceId, 
     return command
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What the port shows of a process, whatever it does at the moment. `poke` reads a source at once, and says whether
-    anybody does."""
-
-    health: Callable[[], Health]
-    poke: Callable[[str], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Web:
-    """The daemon's port, and what is shown there."""
-
-    server: WebServer
-    metrics: MetricsPage
-
-    def start(self) -> None:
-        self.metrics.start()
-        self.server.start()
-
-    def stop(self) -> None:
-        self.server.stop()
-        self.metrics.stop()
-
-
 def build_web_server(settings: Settings, process: DaemonProcess, built: Sequence[BuiltSource], shown: Shown) -> Web:
+    """The port of this process, as these settings have it. Raises Refused if it can't be had."""
     from reconciler.adapters.metrics import MetricsPage, StoreCollector
-    from reconciler.web import Hook, WebServer, build_web
+    from reconciler.port import build_port
 
-    collector = StoreCollector(process.store, settings.max_running)
+    collector = StoreCollector(process.store, settings.max_running, settings.metrics.labels)
     page = MetricsPage(process.meter, collector, SystemClock(), lambda: process.leadership.leads)
-    secrets = {each.source.name: each.hook_secret for each in built if each.hook_secret is not None}
-    hooks = {name: Hook(secret, partial(shown.poke, name)) for name, secret in secrets.items()}
-    return Web(WebServer(build_web(page.page, shown.health, hooks), settings.http.listen), page)
+    return build_port(settings, built, process.store, InventoriesOfSources(settings), page, shown)

@@ -24,6 +24,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_serializer,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -63,7 +64,17 @@ def _address(url: str) -> str:
     return parse_address(url).text
 
 
+def check_sha256(text: str) -> str:
+    """A SHA-256 in hex. Raises ValueError."""
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(
+            "this is no SHA-256 in hex (64 of 0-9a-f): reconciler token NAME makes a token and says its hash"
+        )
+    return text
+
+
 SourceName = Annotated[str, AfterValidator(_dns_label)]
+TokenHash = Annotated[str, AfterValidator(check_sha256)]
 Url = Annotated[str, AfterValidator(_address)]
 Branch = Annotated[str, AfterValidator(check_ref)]
 Subpath = Annotated[str, AfterValidator(check_subpath)]
@@ -99,11 +110,82 @@ class InventorySettings(_Section):
     tags_variable: str = Field("reconciler_tags", description="Inventory variable that holds a host's tags.")
 
 
+class TokenSettings(_Section):
+    """Somebody who may use the daemon's port. `reconciler token NAME` makes one."""
+
+    name: SourceName = Field(description="Who it is, as audits have it: a DNS label.")
+    hash: TokenHash | None = Field(None, description="SHA-256 of the token, in hex.")
+    hash_file: Path | None = Field(None, description="File with the SHA-256 of the token, instead of `hash`.")
+    scopes: tuple[Literal["read", "operate", "write"], ...] = Field(
+        ("read",),
+        description="`read`: look. `operate`: also trigger, retry, cancel. `write`: also put manifests into sources.",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.hash is None) == (self.hash_file is None):
+            raise ValueError(
+                "one of hash and hash_file is needed: reconciler token NAME makes a token and says its hash"
+            )
+        return self
+
+
 class HttpSettings(_Section):
     """The daemon's own port."""
 
-    enabled: bool = Field(True, description="Serve /metrics, /healthz, /readyz and the webhooks of git sources.")
+    enabled: bool = Field(True, description="Serve pages, the API, /metrics, /healthz, /readyz and webhooks.")
     listen: str = Field("127.0.0.1:8440", description="HOST:PORT to listen on.")
+    tokens: tuple[TokenSettings, ...] = Field(
+        (),
+        description="Who may do what. Whatever changes something needs a token; so does reading on any other address than "
+        "loopback.",
+    )
+    metrics_auth: bool = Field(False, description="Whether /metrics needs a token too.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Names under which the port is reached through a proxy, beside its own address."
+    )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_only(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+(?::[0-9]+)?|\[[0-9a-fA-F:.]+\](?::[0-9]+)?", name):
+                raise ValueError(f"{name!r} is no name of a host, such as ops.example.org")
+        return names
+
+    @field_validator("tokens")
+    @classmethod
+    def _named_once(cls, tokens: tuple[TokenSettings, ...]) -> tuple[TokenSettings, ...]:
+        names = [each.name for each in tokens]
+        if len(names) > len(set(names)):
+            raise ValueError("two tokens have one name: audits could not tell them apart")
+        return tokens
+
+
+class MetricsSettings(_Section):
+    """What Prometheus is told beside the usual."""
+
+    labels: tuple[str, ...] = Field(
+        (),
+        description="Manifest labels that batchjob_labels shows, each as label_NAME. Keep them few: each value is a series.",
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def _told_apart(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """By the names that adapters/metrics.py gives them."""
+        shown: dict[str, str] = {}
+        for label in labels:
+            if not label:
+                raise ValueError("a label has a name")
+            name = "label_" + re.sub(r"[^a-zA-Z0-9_]", "_", label)
+            if name in shown:
+                both = (
+                    f"{label} is named twice" if shown[name] == label else f"{shown[name]} and {label} are both {name}"
+                )
+                raise ValueError(f"{both}: Prometheus tells labels apart by their names")
+            shown[name] = label
+        return labels
 
 
 class StatusBranchSettings(_Section):
@@ -144,6 +226,15 @@ class GitSourceSettings(_Section):
         None, description="File with the secret of POST /hooks/git/NAME. None: there is no such hook."
     )
     status: StatusBranchSettings | None = Field(None, description="Commit its status files to a branch.")
+    write: bool = Field(
+        False, description="Whether manifests may be put into it by the web page and the API: a commit."
+    )
+    write_to: Subpath = Field("jobs", description="The folder for them, below the root of the source.")
+    signing_key_file: Path | None = Field(
+        None,
+        description="ssh key that those commits are signed with. Where commits must be signed (`verify`), nothing is written "
+        "without one.",
+    )
     ansible: AnsibleSettings | None = Field(None, description="How Ansible is started for it, instead of [ansible].")
 
     @model_validator(mode="after")
@@ -154,6 +245,8 @@ class GitSourceSettings(_Section):
             raise ValueError("verify is ssh, so allowed_signers_file has to name who may sign")
         if self.verify == "gpg" and self.keyring_file is None:
             raise ValueError("verify is gpg, so keyring_file has to name the keys of those who may sign")
+        if self.verify == "gpg" and self.signing_key_file is not None:
+            raise ValueError("signing_key_file is a key of ssh, and verify asks for signatures of gpg")
         if self.status is not None and self.tag is None and self.status.branch == self.branch:
             raise ValueError("status.branch is the branch that is followed: the status would be read as manifests")
         return self
@@ -180,7 +273,10 @@ class AuditSettings(_Section):
 
 
 class SourceSettings(_Section):
-    """Bounds of a directory as source."""
+    """A directory as source, and its bounds."""
+
+    write: bool = Field(False, description="Whether manifests may be put into it by the web page and the API: a file.")
+    write_to: Subpath = Field("jobs", description="The folder for them, below the root of the source.")
 
     max_files: int = Field(50_000, ge=1, description="Largest number of files in a directory source.")
     max_bytes: int = Field(1 << 30, ge=1, description="Largest size of a directory source, in bytes.")
@@ -227,8 +323,9 @@ class Settings(BaseSettings):
     ansible: AnsibleSettings = Field(AnsibleSettings(), description="How Ansible is started.")
     inventory: InventorySettings = Field(InventorySettings(), description="Where hosts come from.")
     http: HttpSettings = Field(HttpSettings(), description="The daemon's own port.")
+    metrics: MetricsSettings = Field(MetricsSettings(), description="What Prometheus is told beside the usual.")
     audit: AuditSettings = Field(AuditSettings(), description="What is kept to be asked about later.")
-    source: SourceSettings = Field(SourceSettings(), description="Bounds of a directory as source.")
+    source: SourceSettings = Field(SourceSettings(), description="A directory as source, and its bounds.")
     git: GitSettings = Field(GitSettings(), description="What holds for every git source.")
     sources: tuple[GitSourceSettings, ...] = Field(
         (), description="Git repositories with manifests, one [[sources]] each."

@@ -20,6 +20,7 @@ from reconciler.core.manifest import format_duration, manifest_schema
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType, JobStatus, SourceStatus
 from reconciler.settings import AnsibleSettings, Settings, is_secret
+from reconciler.web import openapi_document
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -76,6 +77,7 @@ def _contracts() -> Mapping[str, str]:
         "source-status.v1.schema.json": _json(source),
         "conditions.yaml": _yaml(conditions),
         "metrics.yaml": _yaml({"metrics": metrics}),
+        "openapi.json": _json(openapi_document()),
     }
 
 
@@ -188,7 +190,8 @@ class Setting:
 
 
 def settings_of(model: type[BaseModel], prefix: str | None) -> tuple[Setting, ...]:
-    """The settings of one section; those of sections inside it are left out. `prefix` None: they have no variables, as
+    """The settings of one section; those of sections inside it are left out, and the lists of sections that have one of
+    their own on the page. `prefix` None: they have no variables, as
     those of a list of sections have none."""
     return tuple(
         Setting(
@@ -198,7 +201,7 @@ def settings_of(model: type[BaseModel], prefix: str | None) -> tuple[Setting, ..
             _meaning(field),
         )
         for name, field in model.model_fields.items()
-        if _section(field) is None and _listed(field) is None
+        if _section(field) is None and (_listed(field) is None or model is not Settings)
     )
 
 
@@ -211,6 +214,9 @@ def settings_page() -> str:
         if (section := _section(field)) is not None:
             parts += [f"\n## [{name}]\n\n{field.description}\n"]
             parts += _table(settings_of(section, f"{prefix}{name}{delimiter}"))
+            for inner, inside in section.model_fields.items():
+                if (entry := _listed(inside)) is not None:
+                    parts += [f"\n### [[{name}.{inner}]]\n\n{entry.__doc__}\n", *_table(settings_of(entry, None))]
         elif (each := _listed(field)) is not None:
             parts += [
                 f"\n## [[{name}]]\n\n{field.description} In the environment, `{(prefix + name).upper()}` is the whole"

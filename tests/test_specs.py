@@ -20,7 +20,7 @@ from reconciler.adapters.statusfile import render
 from reconciler.core.manifest import BatchJobSpec, History, Metadata, Selector, Tasks, Timeouts
 from reconciler.core.reasons import Reason
 from reconciler.core.status import ConditionType
-from reconciler.settings import GitSourceSettings, Settings, StatusBranchSettings, load_settings
+from reconciler.settings import GitSourceSettings, Settings, StatusBranchSettings, TokenSettings, load_settings
 from tests.adapters.test_statusfile import job_status, source_status
 
 PUBLISHED = Path(__file__).parents[1] / "specs"
@@ -28,6 +28,7 @@ FILES = {
     "batchjob.v1.schema.json",
     "conditions.yaml",
     "metrics.yaml",
+    "openapi.json",
     "source-status.v1.schema.json",
     "status.v1.schema.json",
 }
@@ -123,6 +124,37 @@ def test_the_status_file_of_a_source_keeps_to_its_schema() -> None:
         checker.validate(document)
 
 
+def test_the_description_of_the_api_is_one_and_every_operation_has_a_name_and_says_what_it_does() -> None:
+    document = json.loads((PUBLISHED / "openapi.json").read_text(encoding="utf-8"))
+    assert document["openapi"].startswith("3.1")
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(names) == len(set(names)) > 20
+    for operation in operations:
+        assert operation["description"]
+        assert all(answer.get("description") or "$ref" in answer for answer in operation["responses"].values())
+        for parameter in operation.get("parameters", ()):
+            assert parameter.get("description"), f"{operation['operationId']}: {parameter['name']}"
+
+
+def test_every_example_of_the_api_keeps_to_its_schema() -> None:
+    document = json.loads((PUBLISHED / "openapi.json").read_text(encoding="utf-8"))
+    checked = 0
+    for path in document["paths"].values():
+        for operation in path.values():
+            for answer in operation["responses"].values():
+                for kind, content in answer.get("content", {}).items():
+                    if kind == "application/json" and operation["operationId"] != "getDescription":
+                        whole = {**content["schema"], "components": document["components"]}
+                        Draft202012Validator(whole).validate(content["example"])
+                        checked += 1
+    for schema in document["components"]["schemas"].values():
+        for example in schema.get("examples", ()):
+            Draft202012Validator({**schema, "components": document["components"]}).validate(example)
+            checked += 1
+    assert checked > 20
+
+
 def test_every_reason_and_condition_has_a_paragraph() -> None:
     published = yaml.safe_load((PUBLISHED / "conditions.yaml").read_text(encoding="utf-8"))
     assert set(published["conditions"]) == {kind.value for kind in ConditionType}
@@ -163,7 +195,7 @@ def test_every_setting_is_on_the_page() -> None:
                 assert f"`{prefix}{name.upper()}`" in page
 
 
-@pytest.mark.parametrize("model", [GitSourceSettings, StatusBranchSettings])
+@pytest.mark.parametrize("model", [GitSourceSettings, StatusBranchSettings, TokenSettings])
 def test_what_a_source_may_say_is_on_the_page(model: type[BaseModel]) -> None:
     page = (PUBLISHED.parent / specs.DOCS / "settings.md").read_text(encoding="utf-8")
     for name, field in model.model_fields.items():

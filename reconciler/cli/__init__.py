@@ -3,11 +3,11 @@ planned, 4 cannot tell, 130 interrupted."""
 
 import typer
 
-from reconciler.cli import asking, checking, databases, looking, running, steering, system, validating
+from reconciler.cli import asking, checking, databases, looking, running, steering, system, tokens, validating
 
 app = typer.Typer(name="reconciler", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.callback()(system.reconciler)
-for part in (running, validating, checking, looking, asking, steering, databases, system):
+for part in (running, validating, checking, looking, asking, steering, databases, tokens, system):
     part.add_to(app)
 
 __all__ = ["app"]

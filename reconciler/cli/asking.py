@@ -32,6 +32,7 @@ from reconciler.cli.options import (
     opened,
     status_of,
 )
+from reconciler.core.asking import no_trigger, run_to_cancel
 from reconciler.core.errors import Refused
 from reconciler.core.facts import JobKey
 from reconciler.core.folding import run_of
@@ -163,11 +164,11 @@ def resolve(
 
 
 def _valid(store: SqlStore, name: str) -> JobStatusBody:
-    body = status_of(store, name).status
-    if body.phase in (Phase.INVALID, Phase.REMOVED):
-        complain(f"{name} has no valid manifest", f"see: reconciler status {name}")
+    job = status_of(store, name)
+    if (refusal := no_trigger(job)) is not None:
+        complain(f"{name}: {refusal.message}", refusal.hint)
         raise typer.Exit(USAGE)
-    return body
+    return job.status
 
 
 def _what_then(settings: Settings, store: SqlStore, name: str, body: JobStatusBody) -> str:
@@ -224,17 +225,16 @@ def cancel(
         asked: dict[JobKey, str] = {}
         for each in names:
             observed = store.observe(key_of(store, each))
-            current = observed.run
-            if current is not None and current.open:
-                _ask(store, RequestKind.CANCEL, key_of(store, each), current.job_id, reason)
-                asked[key_of(store, each)] = current.job_id
-                show.out.print(f"{each}: {current.job_id} is asked to end", markup=False)
+            current = run_to_cancel(observed)
+            if not isinstance(current, Refusal):
+                _ask(store, RequestKind.CANCEL, key_of(store, each), current, reason)
+                asked[key_of(store, each)] = current
+                show.out.print(f"{each}: {current} is asked to end", markup=False)
                 if waiting := [cause.message for cause in observed.causes]:
                     show.out.print(f"  another run begins after it: {'; '.join(waiting)}", markup=False)
             elif not everything:
                 status_of(store, each)
-                complain(f"{each} has no run in progress")
-                raise typer.Exit(FAILED)
+                _refused(each, current)
 
         def ended() -> bool:
             found = [store.run(run) for run in asked.values()]

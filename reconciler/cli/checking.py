@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
 from reconciler import app as parts
 from reconciler.cli import show
@@ -30,8 +29,8 @@ from reconciler.cli.options import (
     warn_of_uncommitted,
 )
 from reconciler.cli.previews import Outlook, draw, outlook_of_change, outlook_of_plan
+from reconciler.core.composing import IN_MANIFEST, Choice, Composed, compose
 from reconciler.core.errors import Refused
-from reconciler.core.reading import Rejected, parse_manifests
 from reconciler.core.reasons import Reason
 from reconciler.settings import Settings, load_settings
 
@@ -156,24 +155,28 @@ def new(
     if path is not None and (file is not None or not commit):
         complain("--path goes with --commit, and not with --file", "--file names the whole path")
         raise typer.Exit(USAGE)
-    spec: dict[str, Any] = {"playbook": playbook}
-    if inventory is not None:
-        spec["inventory"] = inventory
-    selector: dict[str, Any] = {key: list(value) for key, value in (("tags", tag), ("hosts", host)) if value}
-    if bool(selector) is everything:
+    if bool(tag or host) is everything:
         complain("say which hosts", "give --tag or --host, or --all for every host of the inventory")
         raise typer.Exit(USAGE)
-    spec["selector"] = selector or {"all": True}
-    if host is not None and len(host) == 1:
-        spec["minHosts"] = 1  # fewer than two are taken for a mistake, unless the manifest says so
-    spec |= {"strategy": "sequential" if sequential else "parallel", "limit": limit, "stopOnFailure": stop_on_failure}
-    manifest = {"apiVersion": "reconciler/v1", "kind": "BatchJob", "metadata": {"name": name}, "spec": spec}
-    text = yaml.safe_dump(manifest, sort_keys=False)
-    for entry in parse_manifests(text.encode(), str(file or "manifest"), max_limit):
-        if isinstance(entry, Rejected):
-            for problem in entry.problems:
-                complain(problem.message, problem.hint)
-            raise typer.Exit(USAGE)
+    choice = Choice(
+        name=name,
+        playbook=playbook,
+        inventory=inventory,
+        tags=tuple(tag or ()),
+        servers=tuple(host or ()),
+        everything=everything,
+        execution_strategy="sequential" if sequential else "parallel",
+        concurrent_limit=limit,
+        stop_on_failure=stop_on_failure,
+        # fewer than two are taken for a mistake, unless the manifest says so
+        min_hosts=1 if host is not None and len(host) == 1 else None,
+    )
+    composed = compose(choice, words=IN_MANIFEST, max_limit=max_limit)
+    if not isinstance(composed, Composed):
+        for misfit in composed:
+            complain(misfit.message, misfit.hint)
+        raise typer.Exit(USAGE)
+    text = composed.text
     if commit:
         with said():
             _write_and_commit(file or _home(path) / "jobs" / f"{name}.yaml", name, text)

@@ -20,11 +20,13 @@ from reconciler.cli.options import log_to_stderr, root_of
 from reconciler.cli.signals import Signals
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.reasons import Reason
+from reconciler.port import Shown, Web, port_access
 from reconciler.settings import Settings, load_settings
 from reconciler.sources import BuiltSource, sources_of_settings
 
 if TYPE_CHECKING:
     from reconciler.engine.leading import Lead, Standby
+    from reconciler.ports import Snapshot
     from reconciler.web import Health
 
 log = structlog.get_logger()
@@ -44,6 +46,20 @@ BEGINS_AGAIN = 3.0
 
 OF_ALL = frozenset({Reason.STORE_UNAVAILABLE, Reason.NOT_LEADING})
 """Why one can't begin to lead, where no other could do better."""
+
+OF_PORT = (
+    "http",
+    "metrics",
+    "sources",
+    "source",
+    "git",
+    "ansible",
+    "inventory",
+    "manifests",
+    "max_limit",
+    "max_running",
+)
+"""Settings of which a change makes the port anew: sessions end, and who listens to changes comes again."""
 
 HANGS = 60.0
 """Seconds: threads that have not ended a turn for so long make no progress. A database that is away lets them: each of
@@ -88,7 +104,7 @@ class Serving:
         self._begins_at = self._told_at = 0.0
         self._heeded = 0
         self._cancelled = False
-        self._web: parts.Web | None = None
+        self._web: Web | None = None
         self._web_made_of: object = None
         self._serve_http(settings, self._sources)
         signals.at_once = self._hold_back
@@ -253,7 +269,7 @@ class Serving:
                     Reason.SETTINGS_INVALID, f"{name} can't change while the daemon runs", "restart it to change that"
                 )
         root = root_of(settings, self._asked.path)
-        built = () if root is not None else sources_of_settings(settings, settings.state_dir.resolve())
+        built = self._sources if root is not None else sources_of_settings(settings, settings.state_dir.resolve())
         self._serve_http(settings, built)
 
     def _take_over(self, settings: Settings) -> None:
@@ -280,9 +296,9 @@ class Serving:
         had, with the one before as it was."""
         wanted = self._asked.http and settings.http.enabled
         made_of = wanted and (
-            settings.http,
-            settings.max_running,
-            [(each.source.name, each.hook_secret) for each in built if each.hook_secret is not None],
+            *(getattr(settings, name) for name in OF_PORT),
+            port_access(settings),
+            [(each.source.name, each.hook_secret) for each in built],
         )
         if made_of == self._web_made_of:
             return
@@ -291,11 +307,18 @@ class Serving:
             self._web.stop()
             self._web = self._web_made_of = None
         if wanted:
-            web = parts.build_web_server(settings, self._process, built, parts.Shown(self._health, self._poke))
+            web = parts.build_web_server(settings, self._process, built, Shown(self._health, self._poke, self._newest))
             web.start()
             if self._web is not None:
                 self._web.stop()
             self._web = web
+            if port_access(settings).answers_nobody:
+                log.warning(
+                    "port_answers_nobody",
+                    listen=settings.http.listen,
+                    why="pages and API need a token where others can reach them, and http.tokens has none",
+                    hint="reconciler token NAME",
+                )
         self._web_made_of = made_of
 
     @property
@@ -322,6 +345,10 @@ class Serving:
     def _poke(self, source: str) -> bool:
         running = self._running
         return running is not None and running.daemon.poke(source)
+
+    def _newest(self, source: str) -> Snapshot | None:
+        running = self._running
+        return None if running is None else running.newest(source)
 
     def _tell_manager(self) -> None:
         if self._makes_progress():

@@ -1,65 +1,83 @@
-"""The pages of the daemon's port, and the thread that serves them."""
+"""The application of the daemon's port, and the thread that serves it."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
 
 import uvicorn
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import FastAPI, Response
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Asgi
 
 from reconciler.core.errors import Refused
 from reconciler.core.reasons import Reason
-from reconciler.web.hooks import Hook, hooks_of
+from reconciler.web.access import Gate
+from reconciler.web.connections import Connection
+from reconciler.web.doors import Doors
+from reconciler.web.events import Fanout
+from reconciler.web.guard import Guard
+from reconciler.web.hooks import hooks_of
+from reconciler.web.openapi import describe, operations
+from reconciler.web.pages import pages_of
 from reconciler.web.problems import answer_with_problems
 
-MOST_CONNECTIONS = 200
-"""At a time; more are told to come again (503): a flood must leave the daemon descriptors for its work."""
+CLOSING = 5
+"""Seconds that whoever still gets an answer has for it when the server stops."""
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Whether the daemon can do its work; `problems` say why not, a line each. Else `state` says what it does, and
-    `notes` what people should know of it."""
+class WebApplication:
+    """What the port serves. `end`: streams end, and no new ones begin; from any thread."""
 
-    problems: tuple[str, ...] = ()
-    state: str = "ready"
-    notes: tuple[str, ...] = ()
+    def __init__(self, served: ASGIApp, fanout: Fanout) -> None:
+        self._served = served
+        self.fanout = fanout
 
-    @property
-    def ready(self) -> bool:
-        return not self.problems
+    async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
+        await self._served(scope, receive, send)
+
+    def end(self) -> None:
+        self.fanout.end()
 
 
-def build_web(
-    metrics: Callable[[], bytes], health: Callable[[], Health], hooks: Mapping[str, Hook] = MappingProxyType({})
-) -> FastAPI:
-    """The application. `metrics` is the exposition, ready to be sent; `health` asks database and sources; `hooks` has
-    the sources that a webhook may poke, by name."""
-    web = FastAPI(title="reconciler", docs_url=None, redoc_url=None, openapi_url=None)
+def build_web(doors: Doors) -> WebApplication:
+    """The application on these doors: metrics, health and webhooks, the API and the pages, behind one gate."""
+    web = FastAPI(title="reconciler", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     answer_with_problems(web)
-    web.include_router(hooks_of(hooks))
+    web.state.doors = doors
+    web.state.gate = gate = Gate(doors.access, doors.clock.monotonic)
+    web.state.fanout = fanout = Fanout(doors.requests, doors.browser)
+    web.include_router(hooks_of(doors.hooks), include_in_schema=False)
+    _watching(web, doors)
+    for router in operations():
+        web.include_router(router)
+    describe(web)
+    web.include_router(pages_of())
+    return WebApplication(Guard(web, gate), fanout)
 
-    @web.get("/metrics")
-    def get_metrics() -> Response:
-        return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @web.get("/healthz")
-    def get_healthz() -> Response:
+def _watching(web: FastAPI, doors: Doors) -> None:
+    """What a daemon is watched by. It takes none of the threads that answer other requests: there may be none left."""
+    apart = CapacityLimiter(4)
+
+    @web.get("/metrics", include_in_schema=False)
+    async def get_metrics() -> Response:
+        exposition = await run_sync(doors.metrics, limiter=apart)
+        return Response(exposition, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @web.get("/healthz", include_in_schema=False)
+    async def get_healthz() -> Response:
         """The process is alive: not tied to anything else, so that a busy daemon is not restarted."""
         return Response("ok\n", media_type="text/plain")
 
-    @web.get("/readyz")
-    def get_readyz() -> Response:
-        found = health()
+    @web.get("/readyz", include_in_schema=False)
+    async def get_readyz() -> Response:
+        found = await run_sync(doors.health, limiter=apart)
         lines = (found.state, *found.notes) if found.ready else (*found.problems, *found.notes)
         text = "".join(f"{line}\n" for line in lines)
         return Response(text, status_code=200 if found.ready else 503, media_type="text/plain")
-
-    return web
 
 
 def _address(listen: str) -> tuple[str, int]:
@@ -76,11 +94,13 @@ def _address(listen: str) -> tuple[str, int]:
 class WebServer:
     """Serves an application from a thread of its own. Port 0 takes a free one; `port` is the one it has."""
 
-    def __init__(self, web: FastAPI, listen: str) -> None:
+    def __init__(self, web: WebApplication, listen: str) -> None:
         try:
             host, port = _address(listen)
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family)
+            # Inherited by each connection: without it an answer waits for the client's acknowledgement, 40 ms and more.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, ValueError) as error:
             raise Refused(
                 Reason.SETTINGS_INVALID,
@@ -88,8 +108,18 @@ class WebServer:
                 "give another HOST:PORT with --listen, or --no-http",
             ) from error
         self.port: int = self._socket.getsockname()[1]
+        self._web = web
         config = uvicorn.Config(
-            web, log_config=None, access_log=False, lifespan="off", ws="none", limit_concurrency=MOST_CONNECTIONS
+            web,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # What a client says of its address is not believed: wrong tokens are counted by it.
+            proxy_headers=False,
+            timeout_graceful_shutdown=CLOSING,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
@@ -101,6 +131,7 @@ class WebServer:
         self._thread.start()
 
     def stop(self) -> None:
+        self._web.end()
         self._server.should_exit = True
         self._thread.join(timeout=10)
         self._socket.close()

@@ -212,7 +212,7 @@ def test_a_standby_says_who_leads_and_shows_no_series_of_jobs(site: Site, pair: 
     first, second = pair
     site.job("patch", hosts=1)
     wait_for(lambda: site.is_over("patch"), "the run")
-    series = 'reconciler_batchjob_phase{name="patch",phase="Succeeded",source="default"} 1.0'
+    series = 'reconciler_batchjob_phase{source="default",name="patch",phase="Succeeded"} 1.0'
     wait_for(lambda: first.shows(series), "its series")
 
     assert first.shows("reconciler_leader 1.0")

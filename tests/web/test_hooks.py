@@ -13,8 +13,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from reconciler.web import Health, Hook, WebServer, build_web
+from reconciler.web import Hook, WebServer, build_web
 from reconciler.web.hooks import LARGEST
+from tests.web.ports import make_doors
 
 SECRET = b"a long secret: \xc3\xa4"
 BODY = b'{"ref": "refs/heads/main", "repository": {"name": "fleet"}}'
@@ -59,7 +60,7 @@ def server(pokes: list[str]) -> Iterator[WebServer]:
         "open": Hook(b"", partial(poke, "open")),
         "unread": Hook(SECRET, lambda: False),
     }
-    server = WebServer(build_web(lambda: b"", Health, hooks), "127.0.0.1:0")
+    server = WebServer(build_web(make_doors(hooks=hooks)), "127.0.0.1:0")
     server.start()
     yield server
     server.stop()

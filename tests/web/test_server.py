@@ -11,6 +11,7 @@ import pytest
 from reconciler.core.errors import Refused
 from reconciler.core.reasons import Reason
 from reconciler.web import Health, WebServer, build_web
+from tests.web.ports import make_doors
 
 
 class Daemon:
@@ -32,7 +33,9 @@ def daemon() -> Daemon:
 
 @pytest.fixture
 def client(daemon: Daemon) -> Iterator[httpx.Client]:
-    server = WebServer(build_web(lambda: b"reconciler_leader 1.0\n", daemon.ask), "127.0.0.1:0")
+    server = WebServer(
+        build_web(make_doors(metrics=lambda: b"reconciler_leader 1.0\n", health=daemon.ask)), "127.0.0.1:0"
+    )
     server.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30, trust_env=False) as client:
         yield client
@@ -83,7 +86,7 @@ def test_nothing_else_is_there(client: httpx.Client) -> None:
 
 
 def test_a_port_that_is_taken_is_refused_with_a_remedy() -> None:
-    web = build_web(lambda: b"", Health)
+    web = build_web(make_doors())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(Refused, match="in use") as refusal:
@@ -96,18 +99,18 @@ def test_a_port_that_is_taken_is_refused_with_a_remedy() -> None:
 @pytest.mark.parametrize("listen", ["8440", ":8440", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:99999"])
 def test_what_is_no_address_is_refused_and_never_taken_for_every_address(listen: str) -> None:
     with pytest.raises(Refused, match=r"http\.listen"):
-        WebServer(build_web(lambda: b"", Health), listen)
+        WebServer(build_web(make_doors()), listen)
 
 
 def test_stopping_gives_the_port_back_though_a_client_stays_connected() -> None:
-    server = WebServer(build_web(lambda: b"", Health), "127.0.0.1:0")
+    server = WebServer(build_web(make_doors()), "127.0.0.1:0")
     server.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30, trust_env=False) as client:
         assert client.get("/healthz").status_code == 200
         server.stop()
         with pytest.raises(httpx.TransportError):
             client.get("/healthz")
-    again = WebServer(build_web(lambda: b"", Health), f"127.0.0.1:{server.port}")
+    again = WebServer(build_web(make_doors()), f"127.0.0.1:{server.port}")
     again.start()
     assert httpx.get(f"http://127.0.0.1:{again.port}/healthz", timeout=30, trust_env=False).status_code == 200
     again.stop()

@@ -1,0 +1,111 @@
+"""What every request goes through before the application, and every answer after it.
+
+The order is the promise: whoever may not come in has no body read, no question asked of the database, and learns nothing
+but that. Health and webhooks are always answered: they have their own rules, and tell nothing of batches.
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as Asgi
+
+from reconciler.web.access import Gate, needs_token
+from reconciler.web.problems import Declined, problem
+from reconciler.web.tokens import Caller
+
+MOST_REQUESTS = 200
+"""At a time, streams of events aside: more are told to come again (503). Health and metrics get through."""
+
+MOST_BODY = 4 * 1024 * 1024
+"""Bytes: a manifest of the largest size fits, written as JSON. Webhooks have a bound of their own."""
+
+METRICS, EVENTS, HOOKS, STATIC = "/metrics", "/api/v1/events", "/hooks/", "/static/"
+HEALTH = frozenset({"/healthz", "/readyz"})
+
+SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+class Guard:
+    """An application behind its gate."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+        self._under_way = 0
+
+    async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        protected = _with_headers(send)
+        try:
+            await self._let_in(scope, receive, protected)
+        except HTTPException as error:
+            await problem(error)(scope, receive, protected)
+
+    async def _let_in(self, scope: Asgi, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        state = scope.setdefault("state", {})
+        state["caller"] = Caller()
+        if path in HEALTH or path.startswith((HOOKS, STATIC)):
+            await self._app(scope, receive, send)
+            return
+        state["caller"] = caller = self._gate.caller(scope)
+        if path == METRICS:
+            if self._gate.access.metrics_auth and caller.name is None:
+                raise needs_token()
+            await self._app(scope, receive, send)
+            return
+        self._gate.check_origin(scope, caller)
+        bounded = _bounded(scope, receive)
+        if path == EVENTS:  # which counts its listeners itself
+            await self._app(scope, bounded, send)
+            return
+        if self._under_way >= MOST_REQUESTS:
+            raise Declined(503, "too much is asked at once", headers={"Retry-After": "1"})
+        self._under_way += 1
+        try:
+            await self._app(scope, bounded, send)
+        finally:
+            self._under_way -= 1
+
+
+def _bounded(scope: Asgi, receive: Receive) -> Receive:
+    """Raises Declined (413) for a body that is too large: at once where it says so, else as soon as it is seen."""
+    too_large = Declined(413, f"the body is larger than {MOST_BODY} bytes", headers={"Connection": "close"})
+    said = Headers(scope=scope).get("content-length", "0")
+    if said.isdecimal() and int(said) > MOST_BODY:
+        raise too_large
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MOST_BODY:
+            raise too_large
+        return message
+
+    return bounded
+
+
+def _with_headers(send: Send) -> Send:
+    async def protected(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in SECURITY.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return protected
