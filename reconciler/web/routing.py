@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from hashlib import sha256
@@ -31,6 +32,9 @@ MOST, USUAL = 200, 50
 
 LARGEST, LARGEST_COUNT = 2**53 - 1, 2**31 - 1
 """Of numbers: what JSON has in every language, and of what databases count in 32 bits (attempts, hosts of a run)."""
+
+LISTS = frozenset({"phase", "status", "tag"})
+"""Parameters that may be given several times."""
 
 _Item = TypeVar("_Item")
 
@@ -66,6 +70,7 @@ def _route_needing(scope: Scope | None) -> type[APIRoute]:
                     check_scope(caller_of(request), scope)
                 if scope not in (None, Scope.READ):
                     _check_json(request)
+                _check_once(request)
                 return _tagged(request, await inner(request))
 
             return handler
@@ -103,6 +108,14 @@ def _check_json(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if caller_of(request).by_cookie and kind != "application/json":
         raise Declined(415, "a session asks for a change by Content-Type: application/json")
+
+
+def _check_once(request: Request) -> None:
+    """Raises Declined (422) for a parameter that is given twice where one is meant: nobody could say which."""
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    for name, times in given.items():
+        if times > 1 and name not in LISTS:
+            raise invalid(name, "query", "give it once")
 
 
 # -- what one has already --------------------------------------------------------------------------------------------

@@ -169,11 +169,19 @@ def test_a_database_that_stays_locked_is_unavailable_and_then_back(url: str, fil
 
 
 def test_a_wrong_statement_is_a_bug_and_no_outage(world: World, file: sqlite3.Connection) -> None:
-    file.execute("DROP TABLE counters")
+    file.execute("ALTER TABLE counters RENAME COLUMN value TO number")
 
-    with pytest.raises(Exception, match="no such table") as raised:
+    with pytest.raises(Exception, match="no such column") as raised:
         world.store.metrics()
     assert not isinstance(raised.value, Unavailable)
+
+
+def test_tables_that_are_gone_are_told_of_in_plain_words(world: World, file: sqlite3.Connection) -> None:
+    file.execute("DROP TABLE counters")
+
+    with pytest.raises(Unavailable, match="no such table: counters") as raised:
+        world.store.metrics()
+    assert "its tables are gone" in raised.value.hint
 
 
 def test_what_fails_in_the_middle_leaves_nothing(world: World, file: sqlite3.Connection) -> None:

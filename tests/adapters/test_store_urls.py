@@ -18,6 +18,7 @@ from reconciler.adapters.store.failures import (
     DISK,
     GONE,
     NO_DATABASE,
+    NO_TABLES,
     READ_ONLY,
     hint_of,
 )
@@ -139,6 +140,8 @@ def _pymysql(kind: str, *arguments: object) -> DBAPIError:
         (_pymysql("OperationalError", 1049, "Unknown database"), NO_DATABASE),
         (_pymysql("OperationalError", 1290, "running with the --read-only option"), READ_ONLY),
         (_pymysql("OperationalError", 1114, "The table is full"), DISK),
+        (_pymysql("ProgrammingError", 1146, "Table doesn't exist"), NO_TABLES),
+        (_psycopg("", state="42P01"), NO_TABLES),
     ],
 )
 def test_each_way_of_being_away_has_a_hint(error: DBAPIError, hint: str) -> None:
@@ -148,13 +151,12 @@ def test_each_way_of_being_away_has_a_hint(error: DBAPIError, hint: str) -> None
 @pytest.mark.parametrize(
     "error",
     [
-        _psycopg("", state="42P01"),
+        _psycopg("", state="42601"),
         _psycopg("", state="23505"),
         _psycopg("", state="22001"),
         _psycopg("ProgrammingError", "the query has 1 placeholder but 0 parameters were passed"),
         _psycopg("DataError", "PostgreSQL text fields cannot contain NUL (0x00) bytes"),
         _pymysql("ProgrammingError", 1064, "You have an error in your SQL syntax"),
-        _pymysql("ProgrammingError", 1146, "Table doesn't exist"),
         _pymysql("IntegrityError", 1062, "Duplicate entry"),
         _pymysql("DataError", 1406, "Data too long"),
         ProgrammingError("SELECT 1", {}, Exception("something else")),

@@ -56,6 +56,12 @@ def test_batches_are_listed_with_what_a_row_shows(client: httpx.Client, run: str
     assert answer["phases"] == {"Failed": 1, "Running": 1, "Pending": 1, "Removed": 1}
 
 
+def test_a_parameter_that_is_given_twice_is_refused_where_one_is_meant(client: httpx.Client) -> None:
+    answer = client.get("/api/v1/batches?source=default&source=network")
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "source")
+    assert client.get("/api/v1/batches?phase=Failed&phase=Running").status_code == 200
+
+
 def test_batches_are_filtered(client: httpx.Client, run: str) -> None:
     assert names(client, source="network") == ["network/patch-web"]
     assert names(client, phase="Failed") == ["default/patch-web"]
