@@ -441,9 +441,9 @@ class Daemon:
             elif event.key is not None and event.type in OF_SOURCES:
                 log.warning(OF_SOURCES[event.type], source=event.key.source or "all", why=event.message)
                 self._bring_all(event.key.source)
-            if event.type in MAKES_ROOM:
-                for key in self._prospects.waiting:
-                    self.queue.add(key)
+        if any(event.type in MAKES_ROOM for event in events):
+            for key in self._prospects.may_go_on():
+                self.queue.add(key)
         if events:
             self._seen = max(self._seen, events[-1].sequence)
 
@@ -513,6 +513,9 @@ class Daemon:
         else:
             self.queue.forget(key)
             self._prospects.looked(key, look)
+            ahead = JobKey(*look.behind.split("/", 1)) if look.behind is not None else key
+            if ahead != key and self._prospects.waits(ahead):
+                self.queue.add(ahead)  # the store keeps what is free for it, and nobody else may have asked it
             if look.again is not None:
                 self.queue.add_after(key, look.again)
             result = "waiting" if look.waits or look.outside else "success"

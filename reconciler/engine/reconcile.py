@@ -85,10 +85,12 @@ BUSY_PAUSE = timedelta(seconds=30)
 class Look:
     """What one look came to. `again`: look again in so many seconds; None: only when something happens. `waits`: hosts
     or slots that another run has. `outside`: nothing can be done before something outside (an inventory, a source)
-    can be read again. `held`: nothing of it starts before somebody says so."""
+    can be read again. `held`: nothing of it starts before somebody says so. `behind`: it waits for slots, and this job has
+    them, or is to have the next."""
 
     again: float | None = None
     waits: bool = False
+    behind: str | None = None
     outside: bool = False
     held: bool = False
 
@@ -212,6 +214,7 @@ class Reconciler:
                 return Look(
                     self._again(decided, waits_for),
                     waits=waits_for is not None,
+                    behind=waits_for.holder if waits_for and waits_for.reason is Reason.NO_FREE_SLOTS else None,
                     outside=verdict is Verdict.WAITING,
                     held=verdict is Verdict.SUSPENDED,
                 )

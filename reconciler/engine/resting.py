@@ -16,6 +16,9 @@ GIVE_UP = 4
 """So many failures of a look, or of a start of a slice, one after the other, and who waits for rest waits no longer:
 about 10 to 20 seconds."""
 
+NEXT = 5
+"""Jobs that are asked, of those that wait for slots."""
+
 PATIENCE = timedelta(seconds=20)
 """How long who waits for rest waits for the next try of a slice that failed to start before."""
 
@@ -36,7 +39,8 @@ class Prospects:
         self._store = store
         self._executor = executor
         self._clock = clock
-        self._waiting: set[JobKey] = set()
+        self._waiting: dict[JobKey, None] = {}  # in the order in which they began to wait
+        self._for_slots: set[JobKey] = set()
         self._alarms: set[JobKey] = set()
         self._held: set[JobKey] = set()
         self._failed: dict[JobKey, FailedLook] = {}
@@ -49,12 +53,15 @@ class Prospects:
 
     def looking(self, key: JobKey) -> None:
         """It may be refused hosts now: room that is made meanwhile is not to be overlooked."""
-        self._waiting.add(key)
+        self._waiting.setdefault(key)
+        self._for_slots.discard(key)
 
     def looked(self, key: JobKey, look: Look) -> None:
         self._failed.pop(key, None)
+        if not look.waits:
+            self._waiting.pop(key, None)
         for keys, among in (
-            (self._waiting, look.waits),
+            (self._for_slots, look.behind is not None),
             (self._alarms, look.again is not None and not look.outside),
             (self._held, look.held),
         ):
@@ -65,17 +72,24 @@ class Prospects:
 
     def failed(self, key: JobKey, why: Blocked) -> int:
         """How often in a row, this time included."""
-        self._waiting.discard(key)
+        self._waiting.pop(key, None)
+        self._for_slots.discard(key)
         self._alarms.discard(key)
         before = self._failed.get(key)
         times = 1 if before is None else before.times + 1
         self._failed[key] = FailedLook(why.reason, str(why), times)
         return times
 
-    @property
-    def waiting(self) -> Sequence[JobKey]:
-        """Jobs that wait for hosts or slots that others have."""
-        return tuple(self._waiting)
+    def may_go_on(self) -> Sequence[JobKey]:
+        """Who is to look again, now that there is room: all that wait for hosts, and of those that wait for slots the few
+        that have waited longest. Each that gets in makes the next be asked; to ask all of hundreds each time would leave no
+        time for anything else."""
+        waiting = tuple(self._waiting)
+        slots = [key for key in waiting if key in self._for_slots]
+        return [*(key for key in waiting if key not in self._for_slots), *slots[:NEXT]]
+
+    def waits(self, key: JobKey) -> bool:
+        return key in self._waiting
 
     @property
     def failures(self) -> Mapping[JobKey, FailedLook]:
@@ -98,8 +112,8 @@ class Prospects:
             return True
         in_vain = {self._store.key_of_run(part.run) for part in hopeless}
         if hopeless:
-            in_vain |= self._waiting
-        return bool((self._waiting | self._alarms) - in_vain)
+            in_vain |= set(self._waiting)
+        return bool((set(self._waiting) | self._alarms) - in_vain)
 
     def _seems_hopeless(self, part: Slice) -> bool:
         """Nothing runs for it, and again and again it could not be started, or what became of it not be recorded; or it is
