@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -315,14 +316,15 @@ def test_what_is_remembered_of_plans_has_an_end(desk: Desk, monkeypatch: pytest.
 def test_plans_at_once_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each may have an inventory of its own read: who comes when too many are on their way is told to come again."""
     monkeypatch.setattr(authoring, "PATIENCE", 0.05)
-    inside, most, answer = [0], [0], desk.hosts.answer
+    answer, asked = desk.hosts.answer, 12
     assert isinstance(answer, Inventory)
+    others_refused = threading.Event()
+    refused: list[int] = []
+    inside: list[int] = []
 
     def slowly(*_: object, **__: object) -> Inventory:
-        inside[0] += 1
-        most[0] = max(most[0], inside[0])
-        time.sleep(0.3)
-        inside[0] -= 1
+        inside.append(1)
+        assert others_refused.wait(60), "more than that were let in, or nobody was told to come again"
         return answer
 
     monkeypatch.setattr(desk.hosts, "load", slowly)
@@ -331,11 +333,14 @@ def test_plans_at_once_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) 
         try:
             return desk.plan(manifest(f"b{number}")).problems == ()
         except Unavailable:
+            refused.append(number)
+            if len(refused) == asked - authoring.AT_ONCE:
+                others_refused.set()
             return False
 
-    with ThreadPoolExecutor(12) as pool:
-        done = list(pool.map(plan, range(12)))
-    assert (most[0], done.count(True)) == (authoring.AT_ONCE, authoring.AT_ONCE)
+    with ThreadPoolExecutor(asked) as pool:
+        done = list(pool.map(plan, range(asked)))
+    assert (len(inside), done.count(True)) == (authoring.AT_ONCE, authoring.AT_ONCE)
 
 
 def test_thousands_of_manifests_do_not_make_planning_slow(desk: Desk) -> None:
