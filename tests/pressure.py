@@ -55,7 +55,7 @@ def press(folder: Path, *, batches: int, hosts: int, limit: int, max_running: in
         looked = now
         with contextlib.suppress(psutil.Error):
             memory = max(memory, psutil.Process(fleet.daemon.pid).memory_full_info().uss / 1e6)
-        return fleet.at_rest()
+        return not fleet.runs_open() and fleet.at_rest()
 
     try:
         fleet.run_until(through, "all batches", patience=3600)

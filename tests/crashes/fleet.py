@@ -155,6 +155,14 @@ class Fleet:
     def store(self) -> SqlStore:
         return SqlStore(self.url, SystemClock())
 
+    def runs_open(self) -> bool:
+        """Whether any run is in progress: one query, where `at_rest` asks about each job."""
+        store = self.store()
+        try:
+            return bool(store.open_runs())
+        finally:
+            store.close()
+
     def at_rest(self) -> bool:
         """Whether every job has had its runs, and its status says so."""
         try:

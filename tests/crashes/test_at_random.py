@@ -81,7 +81,10 @@ def test_nobody_is_done_twice_and_nobody_is_forgotten(fleet: Fleet) -> None:
 
 def _is_of_a_slice(process: psutil.Process) -> bool:
     """Its own process, and not one that it has just forked, which looks like it until it is ansible-playbook."""
-    parent = process.parent()
+    try:
+        parent = process.parent()
+    except psutil.NoSuchProcess:
+        return False
     return "reconciler.worker" in " ".join(_command(process)) and (
         parent is None or "reconciler.worker" not in " ".join(_command(parent))
     )
