@@ -9,9 +9,11 @@ from __future__ import annotations
 import posixpath
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +36,7 @@ from reconciler.core.repository import parse_address
 from reconciler.core.status import Phase
 from reconciler.engine.catalogue import Catalogue, glob_pattern
 from reconciler.engine.resolve import Resolver
-from reconciler.ports import Planned, PlannedHost, SourceOffer, Written
+from reconciler.ports import Planned, PlannedHost, Request, RequestKind, SourceOffer, Written
 from reconciler.settings import GitSourceSettings, Settings, SourceSettings
 from reconciler.sources import DEFAULT, BuiltSource, build_git
 
@@ -270,7 +272,7 @@ class SourcesAuthoring:
 
     def _plan(self, place: _Place, entry: Parsed, snapshot: Snapshot) -> Planned:
         """The planner's own answer for a run on all that are selected, were the manifest in the source as that is now."""
-        now, name = SystemClock().now(), entry.job.metadata.name
+        now, name = _now(), entry.job.metadata.name
         held = self._store.sources().get(place.name)
         catalogue = Catalogue(place.name, (), self._settings.max_limit)
         (record,) = catalogue.decide([entry], {}, snapshot.revision, now, held=held).changed
@@ -327,13 +329,31 @@ class SourcesAuthoring:
             raise Refused(Reason.MANIFEST_INVALID, f"{first.line}:{first.column}: {first.message}", first.hint)
         name = entry.job.metadata.name
         path = place.path_of(name)
-        if place.writer is None:
-            written = self._write_file(place, name, path, text)
-        else:
-            written = self._commit(place, name, path, text, by, _message(message, name))
+        whole = _message(message, name)
+        asked = Request(uuid.uuid4().hex, RequestKind.WRITE, JobKey(source, name), None, by, whole.strip(), _now())
+        try:
+            if place.writer is None:
+                written = self._write_file(place, name, path, text)
+            else:
+                written = self._commit(place, name, path, text, by, whole)
+        except Refused as error:
+            self._audit(replace(asked, result=f"refused: {error.message}"))
+            raise
+        except Unavailable as error:
+            self._audit(replace(asked, result=f"failed: {error.message}"))
+            raise
         log.info("manifest_written", source=source, name=name, path=path, by=by, revision=written.revision)
         self._poke(source)
+        at = "" if written.revision is None else f", as {written.revision}"
+        self._audit(replace(asked, result=f"written to {path}{at}"))
         return written
+
+    def _audit(self, request: Request) -> None:
+        """What was written is written, whether or not the database can be told: the log has it in any case."""
+        try:
+            self._store.add_request(replace(request, answered_at=_now()))
+        except Unavailable as error:
+            log.warning("manifest_not_in_audit", job=str(request.key), by=request.by, why=str(error))
 
     def _write_file(self, place: _Place, name: str, path: str, text: str) -> Written:
         snapshot = self._newest(place.name)
@@ -399,6 +419,10 @@ class SourcesAuthoring:
 
     def _is_manifest(self, path: str) -> bool:
         return any(glob.fullmatch(path) for glob in self._globs)
+
+
+def _now() -> datetime:
+    return SystemClock().now()
 
 
 def _waves(desired: Desired, waves: Sequence[Sequence[str]]) -> tuple[tuple[PlannedHost, ...], ...]:

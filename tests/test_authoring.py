@@ -26,7 +26,7 @@ from reconciler.core.facts import JobKey, ManifestRecord
 from reconciler.core.hosts import Inventory
 from reconciler.core.reasons import Reason
 from reconciler.engine.catalogue import Catalogue
-from reconciler.ports import Planned, Snapshot, Written
+from reconciler.ports import Planned, Request, RequestKind, Snapshot, Written
 from reconciler.settings import Settings, load_settings
 from reconciler.sources import BuiltSource, source_of_path, sources_of_settings
 from tests.builders import NOON
@@ -473,6 +473,32 @@ def test_a_name_that_is_taken_is_refused_in_a_directory(desk: Desk) -> None:
     assert desk.refused(manifest()).reason is Reason.NAME_TAKEN
     desk.write(manifest("other"))
     assert desk.refused(manifest("other")).reason is Reason.NAME_TAKEN  # before it was read
+
+
+def test_the_audit_has_what_was_written_and_what_was_refused(desk: Desk, fleet: GitDesk) -> None:
+    key = JobKey("default", "patch-new")
+    for each in (desk, fleet):
+        written = each.write(manifest("patch-new"), "For the new racks\n\nAs agreed.")
+        each.refused(manifest("patch-new"))
+        each.read()
+        refused, done = each.store.requests(key, None, 10)
+        assert (done.kind, done.by) == (RequestKind.WRITE, "ada")
+        assert done.reason == "For the new racks\n\nAs agreed."
+        said = f", as {written.revision}" if written.revision else ""
+        assert done.result == f"written to jobs/patch-new.yaml{said}"
+        assert refused.result is not None
+        assert refused.result.startswith("refused: jobs/patch-new.yaml ")
+
+
+def test_what_was_written_is_no_failure_because_the_database_is_away(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: Request) -> bool:
+        raise Unavailable(Reason.STORE_UNAVAILABLE, "no connection")
+
+    monkeypatch.setattr(desk.store, "add_request", away)
+    assert desk.write(manifest("patch-new")).path == "jobs/patch-new.yaml"
+    assert (desk.root / "jobs" / "patch-new.yaml").exists()
 
 
 def test_links_and_submodules_are_no_manifests_to_look_into(fleet: GitDesk) -> None:

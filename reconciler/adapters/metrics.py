@@ -121,6 +121,12 @@ STORED: tuple[Metric, ...] = (
     _metric("batchjob_hosts", "gauge", "Children of the latest run by status.", *_JOB, "status"),
     _metric("batchjob_wave", "gauge", "Number of the latest wave that was started; 0 before the first.", *_JOB),
     _metric("batchjob_waves", "gauge", "Waves of the latest run: those started and those still to come.", *_JOB),
+    _metric(
+        "batchjob_attempts",
+        "gauge",
+        "The most attempts that a host of the latest run had; 0 before the first.",
+        *_JOB,
+    ),
     _metric("batchjob_generation", "gauge", "Goes up when the spec of the manifest changes.", *_JOB),
     _metric("batchjob_observed_generation", "gauge", "The generation that the status speaks of.", *_JOB),
     _metric(
@@ -316,6 +322,7 @@ def _add_job(gauges: _Gauges, job: JobStatus, shown: Sequence[tuple[str, str]]) 
         add("batchjob_hosts", getattr(body.hosts, child_status), key + labels)
     add("batchjob_wave", max((wave.number for wave in body.waves), default=0), key)
     add("batchjob_waves", body.run.waves if body.run is not None else 0, key)
+    add("batchjob_attempts", body.run.attempts if body.run is not None else 0, key)
     add("batchjob_generation", job.metadata.generation, key)
     add("batchjob_observed_generation", body.observed_generation, key)
     add("batchjob_coverage", body.coverage.up_to_date, key + ',state="upToDate"')

@@ -27,7 +27,7 @@ def put_new(root: Path, path: str, content: bytes) -> None:
             _write(folder, name, content)
     except OSError as error:
         _unmake(root, made)
-        raise _why(root / path, error) from error
+        raise _why(root, path, error) from error
     except BaseException:
         _unmake(root, made)
         raise
@@ -42,10 +42,10 @@ def why_not_new(root: Path, path: str) -> ReconcilerError | None:
     except FileNotFoundError:
         return None if root.is_dir() else Unavailable(Reason.NOT_WRITTEN, f"there is no folder {root}")
     except OSError as error:
-        return _why(root / path, error)
+        return _why(root, path, error)
     except Refused as refused:
         return refused
-    return _taken(root / path)
+    return _taken(path)
 
 
 def take_away(root: Path, path: str) -> None:
@@ -107,9 +107,10 @@ def _unmake(root: Path, made: list[str]) -> None:
             os.rmdir(last, dir_fd=folder)
 
 
-def _why(place: Path, error: OSError) -> ReconcilerError:
+def _why(root: Path, path: str, error: OSError) -> ReconcilerError:
     if error.errno == errno.EEXIST:
-        return _taken(place)
+        return _taken(path)
+    place = root / path
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Unavailable(Reason.NO_SPACE, f"{place} can't be written: {error.strerror}", "make room on its disk")
     return Unavailable(
@@ -119,5 +120,5 @@ def _why(place: Path, error: OSError) -> ReconcilerError:
     )
 
 
-def _taken(place: Path) -> Refused:
-    return Refused(Reason.NAME_TAKEN, f"{place} is there already", "choose another name: nothing is written over")
+def _taken(path: str) -> Refused:
+    return Refused(Reason.NAME_TAKEN, f"{path} is there already", "choose another name: nothing is written over")

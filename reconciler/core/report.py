@@ -513,6 +513,7 @@ def _run_view(run: Run, plan: Plan, waits_for: WaitsFor | None) -> RunStatusView
         retry_of=run.retry_of,
         waits_for=None if waits_for is None else waits_for.holder,
         waves=_waves(run, plan),
+        attempts=max((child.attempt for child in run.children), default=0),
         started_at=run.started_at,
         finished_at=run.finished_at,
     )

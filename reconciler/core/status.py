@@ -112,6 +112,8 @@ class RunStatusView(_Value):
     waits_for: str | None = None
     waves: int = 0
     """Those that were started and those still to come, as they would be cut now."""
+    attempts: int = 0
+    """The most that a host of it had: 2 or more where hosts were tried again within the run; 0 before the first."""
     started_at: Instant | None = None
     finished_at: Instant | None = None
 

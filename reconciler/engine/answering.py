@@ -59,6 +59,8 @@ def _answer(
             _answer_resolve(store, request, observed)
         case RequestKind.ADOPT | RequestKind.PAUSE | RequestKind.RESUME:  # of a source, not of a job: in force at once
             return False
+        case RequestKind.WRITE:  # written down once it was done
+            return False
         case _:
             assert_never(request.kind)
     return True

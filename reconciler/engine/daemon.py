@@ -334,7 +334,12 @@ class Daemon:
             self._attempt(partial(self._bring_copies, keeper.source))
         for key in sorted(changed):
             self.queue.add(key)
+        self._attempt(partial(self._learn_hosts, name))
         return True
+
+    def _learn_hosts(self, source: str) -> None:
+        if not self._store.manifests(source):
+            self._reconciler.learn_hosts(source)
 
     def _bring_copies(self, source: Source) -> None:
         """What is in progress goes on from a copy of what it pinned, and the daemon that opened it may have been one with

@@ -168,6 +168,13 @@ class Reconciler:
                 found.add(record.key)
         return frozenset(found)
 
+    def learn_hosts(self, source: str) -> None:
+        """Of a source that has no manifest yet, which would have its inventory read. Raises Refused, Unavailable."""
+        view = self._sources(source)
+        snapshot = view.current() if view is not None else None
+        if snapshot is not None:
+            self._resolver.learn(snapshot)
+
     def trim(self, record: ManifestRecord) -> int:
         """Remove logs and attempts of runs that the manifest's `history` no longer keeps. Returns how many rows."""
         history = record.spec.history

@@ -89,6 +89,15 @@ class Resolver:
             return Desired(record, Revision(""), away, away, "", self._limits)
         return Desired(record, run.revision, away, away, run.playbook_digest, self._limits, run.commit)
 
+    def learn(self, snapshot: Snapshot) -> None:
+        """Read the inventory that manifests have by default, though none asks for it yet: who composes the first one is to
+        have hosts to choose from. Raises as `Hosts.load`, but where there is none."""
+        try:
+            self._load(snapshot, ())
+        except Refused as error:
+            if error.reason is not Reason.INVENTORY_MISSING:
+                raise
+
     def inventory_digest(self, snapshot: Snapshot, paths: tuple[str, ...]) -> str | None:
         """The same as long as these inventories give the same hosts; None while they can't be read."""
         try:

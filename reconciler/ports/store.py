@@ -136,6 +136,9 @@ class RequestKind(StrEnum):
     CANCEL = "cancel"
     RETRY = "retry"
     RESOLVE = "resolve"
+    WRITE = "write"
+    """A manifest was put into its source; written down with what came of it."""
+
     ADOPT = "adopt"
     PAUSE = "pause"
     RESUME = "resume"
@@ -320,7 +323,7 @@ class JobStore(SliceStore, Leases, Protocol):
 
     # -- requests
     def add_request(self, request: Request) -> bool:
-        """False: this id is already there."""
+        """False: this id is already there. One with a result is written down as answered."""
 
     def request(self, request_id: str) -> Request | None: ...
     def pending_requests(self, key: JobKey) -> Sequence[Request]: ...
@@ -406,7 +409,11 @@ class History(Protocol):
 
     def run(self, job_id: str) -> tuple[JobKey, Run] | None: ...
     def children(self, run: str) -> Sequence[Child]: ...
-    def host_history(self, host: str, since: datetime | None, limit: int) -> Sequence[tuple[JobKey, Child]]: ...
+    def host_history(
+        self, host: str, since: datetime | None, limit: int, source: str | None = None
+    ) -> Sequence[tuple[JobKey, Child]]:
+        """What was done to hosts of that name, newest first, of one source or of all."""
+
     def requests(self, key: JobKey | None, since: datetime | None, limit: int) -> Sequence[Request]:
         """What people asked for, newest first: of one job, else of all; those of sources only among all."""
 

@@ -30,7 +30,10 @@ class Connection(H11Protocol):
     _stalled: asyncio.TimerHandle | None = None
     since = 0.0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(
+        self,
+        transport: asyncio.Transport,  # type: ignore[override] # as uvicorn's own: of TCP, it is never a plainer one
+    ) -> None:
         if len(self.connections) >= MOST_CONNECTIONS and not self._make_room():
             transport.abort()
             return

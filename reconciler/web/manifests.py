@@ -9,7 +9,9 @@ from fastapi import Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from reconciler.core.composing import Choice, Misfit, compose
+from reconciler.core.errors import Refused
 from reconciler.core.facts import JobKey
+from reconciler.core.reasons import Reason
 from reconciler.ports import Authoring, Planned, Written
 from reconciler.web.access import CallerHere
 from reconciler.web.documents import (
@@ -29,6 +31,9 @@ look, write = reading(), writing()
 
 LOOKS_AGAIN = 0.25
 """Seconds between two looks whether a run was opened."""
+
+OTHER_NAMES = 10
+"""Names that are made, one after the other, where each turns out to be taken."""
 
 MANIFEST = """\
 apiVersion: reconciler/v1
@@ -117,19 +122,27 @@ def create_batch(
         inventory=body.inventory,
         min_hosts=body.min_hosts,
     )
-    composed = compose(
-        choice,
-        taken=lambda name: doors.requests.manifest(JobKey(into, name)) is not None,
-        max_limit=doors.max_limit,
-    )
-    if isinstance(composed, tuple):
-        raise _misfits(composed)
-    planned = authoring.plan(into, composed.text)
-    if planned.problems:
-        raise _rejected(planned)
-    if planned.refusal is not None:
-        raise Declined(409, planned.refusal, hint=planned.hint)
-    return _write(doors, caller, response, authoring, into, composed.text, body.message, planned, wait)
+    refused: set[str] = set()
+
+    def taken(name: str) -> bool:
+        return name in refused or doors.requests.manifest(JobKey(into, name)) is not None
+
+    while True:
+        composed = compose(choice, taken=taken, max_limit=doors.max_limit)
+        if isinstance(composed, tuple):
+            raise _misfits(composed)
+        planned = authoring.plan(into, composed.text)
+        if planned.problems:
+            raise _rejected(planned)
+        if planned.refusal is not None:
+            raise Declined(409, planned.refusal, hint=planned.hint)
+        try:
+            return _write(doors, caller, response, authoring, into, composed.text, body.message, planned, wait)
+        except Refused as error:
+            # Somebody has put one of that name there since the source was read last: a name that nobody chose may be another.
+            if error.reason is not Reason.NAME_TAKEN or body.name is not None or len(refused) == OTHER_NAMES:
+                raise
+            refused.add(composed.name)
 
 
 def _write(

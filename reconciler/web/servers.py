@@ -38,9 +38,6 @@ from reconciler.web.routing import (
 
 look = reading()
 
-ACROSS = 5
-"""The past of a host is looked up by its name, of all sources that have one of that name: so many times what is shown."""
-
 
 @look.get("/servers", operation_id="listServers", tags=["servers"], responses=etag_answers("A page of them."))
 def list_servers(
@@ -73,14 +70,10 @@ def list_server_jobs(
     doors: DoorsHere, source: SourcePath, name: HostPath, limit: LimitQuery = USUAL
 ) -> Page[ChildDocument]:
     """What batches did to a host, newest first: child jobs."""
-    past = [
-        child_document(key, child)
-        for key, child in doors.browser.host_history(name, None, limit * ACROSS)
-        if key.source == source
-    ]
+    past = [child_document(key, child) for key, child in doors.browser.host_history(name, None, limit, source)]
     if not past and not doors.browser.servers(ServersWanted(source, names=frozenset({name})), None, 1):
         raise not_found(f"server {name} in {source}")
-    return Page(items=tuple(past[:limit]))
+    return Page(items=tuple(past))
 
 
 @look.get("/tags", operation_id="listTags", tags=["servers"], responses=etag_answers("All of them."))

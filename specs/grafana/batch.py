@@ -143,6 +143,13 @@ def _now() -> Section:
         Query(of_batch("batchjob_wave"), "wave"),
         Query(of_batch("batchjob_waves"), "of"),
     )
+    attempts = number(
+        "Attempts",
+        "The most that a host of the latest run had: 2 or more where hosts were tried again within it. Which ones stands on "
+        "the web page.",
+        Query(of_batch("batchjob_attempts"), "attempts"),
+        steps=[(None, GREEN), (2, YELLOW)],
+    )
     duration = number(
         "Duration",
         "Of the latest run, from its first child's start: until now while it goes on, else until its end.",
@@ -196,7 +203,7 @@ def _now() -> Section:
     return Section(
         "Now",
         [
-            (5, [(5, phase), (5, progress), (5, waves), (4, duration), (5, generation)]),
+            (5, [(4, phase), (4, progress), (4, waves), (4, attempts), (4, duration), (4, generation)]),
             (4, [(5, started), (5, ended), (5, succeeded), (4, suspended), (5, manifest)]),
         ],
     )
@@ -264,6 +271,12 @@ def _over_time() -> Section:
         colours={"duration": BLUE},
         none="no run has started",
     )
+    attempts = over_time(
+        "Attempts over time",
+        "The most that a host of the latest run had.",
+        Query(of_batch("batchjob_attempts"), "attempts", kind="range"),
+        colours={"attempts": YELLOW},
+    )
     generation = over_time(
         "Generation over time",
         "Each step is a change of the manifest's spec.",
@@ -290,7 +303,7 @@ def _over_time() -> Section:
         [
             (5, [(24, phase)]),
             (8, [(24, conditions)]),
-            (8, [(8, waves), (8, duration), (8, generation)]),
+            (8, [(6, waves), (6, attempts), (6, duration), (6, generation)]),
             (6, [(24, where)]),
         ],
     )

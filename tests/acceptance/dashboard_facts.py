@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from reconciler.adapters.metrics import RUN_BUCKETS
 from reconciler.adapters.store.engines import connect, read_url
-from reconciler.adapters.store.tables import causes, invalid_jobs, jobs, manifests, slices, source_status
+from reconciler.adapters.store.tables import attempts, causes, invalid_jobs, jobs, manifests, slices, source_status
 from reconciler.core.facts import UNSUCCESSFUL, ChildStatus, RunStatus
 from reconciler.core.status import JobStatus, JobStatusBody, Phase, SourceStatus
 from tests.prometheus import Labels
@@ -98,12 +98,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Of all batches of the source. `hosts` and `wave` are of each one's latest run."""
+    """Of all batches of the source. `hosts`, `wave` and `attempts` are of each one's latest run."""
 
     bodies: Mapping[str, JobStatusBody]
     generations: Mapping[str, int]
     hosts: Mapping[tuple[str, str], int]
     wave: Mapping[str, int]
+    attempts: Mapping[str, int]
     latest: Mapping[str, Part]
     runs: Sequence[Part]
     waves: Sequence[Part]
@@ -139,6 +140,7 @@ def _read(connection: Connection) -> Facts:
     documents = [JobStatus.model_validate(document) for document in said]
     hosts: Counter[tuple[str, str]] = Counter()
     wave: dict[str, int] = {}
+    tries: dict[str, int] = {}
     latest: dict[str, Part] = {}
     runs, children = [], []
     of_run = select(jobs, causes.c.at.label("asked_at")).outerjoin(causes, causes.c.id == jobs.c.cause_id)
@@ -148,10 +150,12 @@ def _read(connection: Connection) -> Facts:
         latest[row.name] = run
         for old in [key for key in hosts if key[0] == row.name]:
             del hosts[old]
-        wave[row.name] = 0
+        wave[row.name] = tries[row.name] = 0
         for child in connection.execute(select(jobs).where(jobs.c.parent_job_id == row.id)):
             hosts[row.name, child.status] += 1
             wave[row.name] = max(wave[row.name], child.wave or 0)
+            numbers = connection.scalars(select(attempts.c.number).where(attempts.c.job == child.id))
+            tries[row.name] = max(tries[row.name], *numbers, 0)
             children.append(_part(row.name, child.status, child.reason, child.started_at, child.finished_at))
     of_wave = select(func.min(slices.c.started_at), func.max(slices.c.finished_at)).group_by(
         slices.c.run, slices.c.wave
@@ -163,6 +167,7 @@ def _read(connection: Connection) -> Facts:
         generations={document.metadata.name: document.metadata.generation for document in documents},
         hosts=hosts,
         wave=wave,
+        attempts=tries,
         latest=latest,
         runs=runs,
         waves=[_part("", "", None, *row) for row in connection.execute(ended)],
@@ -387,6 +392,7 @@ def _times_1000(value: int | None) -> int | None:
 _PHASE = _one(lambda facts, name, _: list(Phase).index(facts.bodies[name].phase))
 _WAVE = _one(lambda facts, name, _: facts.wave.get(name, 0))
 _OF_WAVES = _one(lambda facts, name, _: _waves(facts, name))
+_ATTEMPTS = _one(lambda facts, name, _: facts.attempts.get(name, 0))
 _GENERATION = _one(lambda facts, name, _: facts.generations[name])
 _DURATION = _one(_lasts)
 
@@ -395,6 +401,7 @@ BATCH: Panels = {
     "Progress A": _one(lambda facts, name, _: _done(facts, name)),
     "Waves A": _WAVE,
     "Waves B": _OF_WAVES,
+    "Attempts A": _ATTEMPTS,
     "Duration A": _DURATION,
     "Generation A": _GENERATION,
     "Generation B": _one(lambda facts, name, _: facts.bodies[name].observed_generation),
@@ -411,6 +418,7 @@ BATCH: Panels = {
     "Conditions over time A": _conditions,
     "Waves over time A": _WAVE,
     "Waves over time B": _OF_WAVES,
+    "Attempts over time A": _ATTEMPTS,
     "Duration of runs A": _DURATION,
     "Generation over time A": _GENERATION,
     "Generation over time B": _one(lambda facts, name, _: facts.bodies[name].observed_generation),

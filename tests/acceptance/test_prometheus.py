@@ -133,7 +133,7 @@ def at_work(scene: Scene) -> None:
     wait_for(lambda: time.time() > scene.since + STEP, "time to begin")
     workspace.break_host("h4")
     workspace.job("succeeds", selector={"hosts": ["h1", "h2", "h3"]}, limit=2)
-    workspace.job("fails", selector={"hosts": ["h4", "h5"]}, strategy="sequential")
+    workspace.job("fails", selector={"hosts": ["h4", "h5"]}, strategy="sequential", retry={"limit": 1, "backoff": "1s"})
     wait_for(lambda: scene.facts().phases.get("succeeds") == "Succeeded", "a success")
     wait_for(lambda: scene.facts().phases.get("fails") == "Failed", "a failure")
     held = {"playbook": "playbooks/held.yml", "limit": 2}

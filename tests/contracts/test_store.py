@@ -193,6 +193,17 @@ def test_asking_twice_is_asking_once(world: World) -> None:
     assert world.events() == ["RequestAdded"]
 
 
+def test_what_was_done_already_is_written_down_with_what_came_of_it(world: World) -> None:
+    world.accept()
+    done = replace(make_request(kind=RequestKind.WRITE), result="written to jobs/patch-web.yaml", answered_at=NOON)
+
+    assert world.store.add_request(done)
+
+    assert world.store.request(done.id) == done
+    assert world.store.pending_requests(JOB) == ()
+    assert world.store.job_at_rest(JOB)
+
+
 def test_requests_are_answered_in_the_order_they_were_made(world: World) -> None:
     late = make_request("a", at=NOON + timedelta(minutes=1), run="batch-1")
     early = make_request("b", kind=RequestKind.TRIGGER)

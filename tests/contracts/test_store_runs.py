@@ -351,6 +351,8 @@ def test_a_host_has_a_history_over_all_jobs(world: World) -> None:
     ]
     assert [key for key, _ in world.store.host_history("web-1", NOON + timedelta(hours=1), 10)] == [OTHER_JOB]
     assert len(world.store.host_history("web-1", None, 1)) == 1
+    assert len(world.store.host_history("web-1", None, 10, JOB.source)) == 2
+    assert world.store.host_history("web-1", None, 10, "another") == ()
     assert world.store.host_history("web-9", None, 10) == ()
 
 

@@ -10,14 +10,14 @@ from threading import enumerate as living_threads
 import pytest
 from structlog.testing import capture_logs
 
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import ChildStatus, ManifestRecord, Revision, RunStatus, SliceId
 from reconciler.core.plans import Desired
 from reconciler.core.reasons import Reason
 from reconciler.core.status import JobStatus, Phase
 from reconciler.engine import daemon, queue, settling
 from reconciler.engine.resolve import Resolver
-from reconciler.ports import Snapshot, Spool, StoredEvent
+from reconciler.ports import ServersWanted, Snapshot, Spool, StoredEvent
 from tests.acceptance.workspace import wait_for
 from tests.builders import JOB, OTHER_JOB
 from tests.engine.houses import QUICK, House
@@ -35,6 +35,20 @@ def test_once_runs_what_is_there_to_its_end_and_rests(house: House) -> None:
     assert house.meter.syncs == {("default", "success"): 1}
     assert house.meter.looks["success"] > 0
     assert house.meter.waits > 0
+
+
+def test_a_source_without_manifests_has_hosts_to_choose_from(house: House) -> None:
+    house.daemon.start()
+    wanted = ServersWanted()
+    assert [row.name for row in house.world.store.servers(wanted, None, 10)] == list(house.world.names)
+
+
+def test_without_an_inventory_there_is_nobody_to_choose_and_nothing_is_wrong(house: House) -> None:
+    house.world.inventory.answer = Refused(Reason.INVENTORY_MISSING, "there is none")
+    with capture_logs() as logs:
+        house.daemon.start()
+    assert house.world.store.servers(ServersWanted(), None, 10) == ()
+    assert [line for line in logs if line["log_level"] != "info"] == []
 
 
 def test_once_more_has_nothing_to_do(house: House) -> None:

@@ -115,7 +115,8 @@ class Desk:
         planned = self.plan(source, text)
         if source != "default":
             raise Refused(Reason.NOT_WRITABLE, f"manifests can't be put into {source}", "see the setting `write`")
-        if planned.name is None or planned.exists:
+        there = {self.plan(source, text).name for _, text, _, _ in self.written}
+        if planned.name is None or planned.exists or planned.name in there:
             raise Refused(Reason.NAME_TAKEN, f"{planned.name} is there already")
         self.written.append((source, text, by, message))
         return Written(source, planned.name, f"jobs/{planned.name}.yaml", text, COMMIT, COMMIT_REVISION)

@@ -125,6 +125,16 @@ def test_a_batch_as_job_apis_have_it_becomes_a_manifest(client: httpx.Client, de
     assert text == made["manifest"]
 
 
+def test_a_name_that_nobody_chose_gives_way_to_one_that_is_not_read_yet(
+    client: httpx.Client, desk: Desk, run: str
+) -> None:
+    """Asked twice within a moment, it is two batches; a name that was chosen is refused instead."""
+    names = [ask(client, "/batches?wait=0", BATCH, WRITES).json()["name"] for _ in range(3)]
+    assert names == [names[0], f"{names[0]}-2", f"{names[0]}-3"]
+    assert problem(ask(client, "/batches", {**BATCH, "name": names[1]}, WRITES), 409)["reason"] == "NameTaken"
+    assert len(desk.written) == 3
+
+
 def test_who_waits_is_told_the_jobs(client: httpx.Client, world: World, run: str) -> None:
     """The run of what was written is there when it is looked for."""
     key = FAILED.__class__("default", "patch-2-hosts")

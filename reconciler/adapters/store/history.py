@@ -107,8 +107,12 @@ class Lookups(Database):
             parent = connection.execute(select(jobs.c.id, *COMMIT).where(jobs.c.job_id == run)).one_or_none()
             return _children(connection, parent.id, commit_of(parent)) if parent is not None else ()
 
-    def host_history(self, host: str, since: datetime | None, limit: int) -> Sequence[tuple[JobKey, Child]]:
+    def host_history(
+        self, host: str, since: datetime | None, limit: int, source: str | None = None
+    ) -> Sequence[tuple[JobKey, Child]]:
         query: Select[Any] = select(*CHILD, *COMMIT, jobs.c.source, jobs.c.name).where(jobs.c.host == host)
+        if source is not None:
+            query = query.where(jobs.c.source == source)
         if since is not None:
             query = query.where(jobs.c.created_at >= since)
         with self.read() as connection:

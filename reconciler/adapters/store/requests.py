@@ -35,6 +35,8 @@ class Requests(Manifests):
             "at": request.at,
             "arguments": dict(request.arguments) or None,
         }
+        if request.result is not None:
+            row |= {"result": storable(request.result), "answered_at": request.answered_at or request.at}
         if not add_one_missing(connection, requests, row):
             return False
         self.tell(connection, request.key, "RequestAdded", request.run, request.kind.value, reason)

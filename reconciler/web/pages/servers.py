@@ -67,7 +67,7 @@ def servers_routes() -> APIRouter:
     def get_server(look: Look, source: str, name: str) -> HTMLResponse:
         source, name = searchable(source), searchable(name)
         found = look.doors.browser.servers(ServersWanted(source=source, names=frozenset({name})), None, 20)
-        past = [each for each in look.doors.browser.host_history(name, None, PAST) if each[0].source == source]
+        past = look.doors.browser.host_history(name, None, PAST, source)
         if not found and not past:
             raise HTTPException(404, f"the source {source} has no server {name}")
         return look.page("server.html", source=source, name=name, found=found, past=past, most=PAST)

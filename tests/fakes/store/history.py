@@ -61,11 +61,15 @@ class Lookups(Manifests, Supervision):
         return tuple(self._runs[run].children.values()) if run in self._runs else ()
 
     @one_at_a_time
-    def host_history(self, host: str, since: datetime | None, limit: int) -> Sequence[tuple[JobKey, Child]]:
+    def host_history(
+        self, host: str, since: datetime | None, limit: int, source: str | None = None
+    ) -> Sequence[tuple[JobKey, Child]]:
         found = [
             (run.new.key, run.children[host])
             for run in reversed(self._runs.values())
-            if host in run.children and (since is None or run.run.created_at >= since)
+            if host in run.children
+            and (since is None or run.run.created_at >= since)
+            and source in (None, run.new.key.source)
         ]
         return tuple(found[:limit])
 

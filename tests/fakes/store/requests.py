@@ -18,7 +18,9 @@ class Requests(Manifests):
         if request.id in self._requests:
             return False
         by, reason = storable(request.by, NAME_MOST), storable(request.reason)
-        self._requests[request.id] = replace(request, by=by, reason=reason, result=None)
+        result = None if request.result is None else storable(request.result)
+        answered_at = None if result is None else request.answered_at or request.at
+        self._requests[request.id] = replace(request, by=by, reason=reason, result=result, answered_at=answered_at)
         self._tell(request.key, "RequestAdded", request.run, request.kind, request.reason)
         return True
 
