@@ -31,6 +31,16 @@ class Host:
     groups: frozenset[str] = frozenset()
 
 
+def in_counting_order(name: str) -> str:
+    """What to sort names by so that web-2 comes before web-10, in whatever case: each number with its length before it."""
+    return re.sub(r"[0-9]+", _with_length, name.casefold())
+
+
+def _with_length(number: re.Match[str]) -> str:
+    digits = number[0].lstrip("0")
+    return f"{len(digits):03}{digits}"
+
+
 @dataclass(frozen=True, slots=True)
 class Inventory:
     """The hosts of one inventory as it was read: `hosts` by name, `groups` with their hosts in inventory order.

@@ -49,7 +49,7 @@ def list_servers(
     limit: LimitQuery = USUAL,
     cursor: CursorQuery = None,
 ) -> Page[ServerDocument]:
-    """The hosts of all inventories that were read, by name. `text` is looked for in name and address."""
+    """The hosts of all inventories that were read, by name, web-2 before web-10. `text` is looked for in name and address."""
     after = None if cursor is None else ServerMark(*parts_of(cursor, str, str, str))
     wanted = ServersWanted(source, frozenset(tag), group, text)
     rows, following = page_of(doors.browser.servers(wanted, after, limit + 1), limit, _cursor)

@@ -59,6 +59,17 @@ def test_servers_come_by_name_source_and_inventory_a_page_at_a_time(world: World
     assert list(world.store.servers(EVERY_SERVER, None, 100)) == found
 
 
+def test_servers_come_in_the_order_in_which_people_count(world: World) -> None:
+    names = ["2", "10", "rack-1-web-10", "rack-2-web-1", "web-02", "web-2", "Web-3", "web-10", "web-10-b", "webs"]
+    world.store.save_servers("default", "hosts.yml", hosts(*sorted(names)))
+
+    found: list[ServerRow] = []
+    while page := world.store.servers(EVERY_SERVER, found[-1].mark if found else None, 3):
+        found.extend(page)
+
+    assert [row.name for row in found] == names
+
+
 def test_servers_that_come_meanwhile_move_no_page(world: World) -> None:
     world.store.save_servers("default", "hosts.yml", hosts("b", "c", "d"))
     first = world.store.servers(EVERY_SERVER, None, 2)
@@ -149,13 +160,14 @@ def test_filters_bound_servers_and_what_is_left_out_does_not(world: World) -> No
 
 def test_many_servers_are_looked_up_by_name_in_their_order(world: World) -> None:
     world.store.save_servers("default", "hosts.yml", numbered_hosts(1200))
-    names = frozenset(f"web-{number}" for number in range(1, 1200, 2))
+    in_order = [f"web-{number}" for number in range(1, 1200, 2)]
+    names = frozenset(in_order)
 
     page = world.store.servers(ServersWanted(names=names), None, 550)
 
-    assert [row.name for row in page] == sorted(names)[:550]
+    assert [row.name for row in page] == in_order[:550]
     rest = world.store.servers(ServersWanted(names=names), page[-1].mark, 550)
-    assert [row.name for row in rest] == sorted(names)[550:]
+    assert [row.name for row in rest] == in_order[550:]
 
 
 @pytest.mark.parametrize("tag", ODD)

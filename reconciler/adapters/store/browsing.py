@@ -13,7 +13,7 @@ from reconciler.adapters.store.history import child_counts, read_log
 from reconciler.adapters.store.manifests import readable
 from reconciler.adapters.store.rows import CHILD, COMMIT, child_of, commit_of, folded, maybe_reason, summary_of
 from reconciler.adapters.store.servers import in_parts
-from reconciler.adapters.store.summaries import GROUP
+from reconciler.adapters.store.summaries import GROUP, sort_name
 from reconciler.adapters.store.tables import attempts, batch_summaries, jobs, server_tags, servers
 from reconciler.core.facts import Child, ChildStatus, JobKey, TaskCounts
 from reconciler.core.status import JobStatus, Phase
@@ -136,11 +136,11 @@ class Browsing(Database):
     def servers(self, wanted: ServersWanted, after: ServerMark | None, limit: int) -> Sequence[ServerRow]:
         found: list[Row[Any]] = []
         with self.read() as connection:
-            order = [_exactly(connection, servers.c[name]) for name in ("name", "source", "inventory")]
+            order = [_exactly(connection, servers.c[name]) for name in ("sort_name", "name", "source", "inventory")]
             last = select(func.max(jobs.c.id)).where(jobs.c.server_id == servers.c.id).scalar_subquery()
             query: Select[Any] = select(*SERVER, last.label("last")).where(*_carrying(wanted)).order_by(*order)
             if after is not None:
-                query = query.where(_above(order, (after.name, after.source, after.inventory)))
+                query = query.where(_above(order, (sort_name(after.name), after.name, after.source, after.inventory)))
             for names in _named(servers.c.name, wanted.names):
                 if len(found) < limit:
                     found.extend(connection.execute(query.where(*names).limit(limit - len(found))).all())
@@ -224,7 +224,7 @@ def _named(column: ColumnElement[str], names: frozenset[str]) -> Iterator[tuple[
     """In the order of the names, as many at a time as a statement may have; one that bounds nothing if there are none."""
     if not names:
         yield ()
-    for part in in_parts(sorted(names)):
+    for part in in_parts(sorted(names, key=lambda name: (sort_name(name), name))):
         yield (column.in_(part),)
 
 

@@ -11,8 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from reconciler.adapters.store.database import Database
-from reconciler.adapters.store.rows import folded
-from reconciler.adapters.store.summaries import tags_of, write_tags
+from reconciler.adapters.store.summaries import listed, tags_of, write_tags
 from reconciler.adapters.store.tables import servers
 from reconciler.core.hosts import Host
 
@@ -52,7 +51,7 @@ def write_servers(
     for host in hosts:
         tags, groups = sorted(host.tags), sorted(host.groups)
         facts = {"address": host.address, "host_key": host.host_key, "tags": tags, "groups": groups, "last_seen": now}
-        facts["search"] = folded(host.name, host.address)
+        facts |= listed(host.name, host.address)
         row = known.get(host.name)
         if row is None or (row.tags, row.groups) != (tags, groups):
             tagged.add(host.name)

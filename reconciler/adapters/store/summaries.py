@@ -16,6 +16,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select
 
 from reconciler.adapters.store.rows import NAME_MOST, folded, of_job
 from reconciler.adapters.store.tables import (
+    LONGEST_SORT_NAME,
     batch_summaries,
     clean_text,
     invalid_jobs,
@@ -28,6 +29,7 @@ from reconciler.adapters.store.tables import (
 )
 from reconciler.adapters.store.upserts import upsert
 from reconciler.core.facts import JobKey
+from reconciler.core.hosts import in_counting_order
 from reconciler.ports import LEADER
 
 AT_ONCE = 200
@@ -109,6 +111,15 @@ def tags_of(tags: Iterable[str], groups: Iterable[str]) -> list[str]:
     return sorted(tag for tag in found if len(tag) <= NAME_MOST)
 
 
+def listed(name: str, address: str) -> Mapping[str, str]:
+    """What lists look for a server by, and sort it by."""
+    return {"search": folded(name, address), "sort_name": sort_name(name)}
+
+
+def sort_name(name: str) -> str:
+    return clean_text(in_counting_order(name))[:LONGEST_SORT_NAME]
+
+
 def write_tags(connection: Connection, tags: Mapping[int, Sequence[str]]) -> None:
     """By the server's id: these are all that it has now."""
     if not tags:
@@ -160,8 +171,8 @@ def _make_again(connection: Connection) -> None:
         select(servers).where(servers.c.id > last).order_by(servers.c.id).limit(AT_ONCE)
     ).all():
         last = rows[-1].id
-        searches = [{"of_id": row.id, "search": folded(row.name, row.address)} for row in rows]
-        connection.execute(update(servers).where(servers.c.id == bindparam("of_id")), searches)
+        of_lists = [{"of_id": row.id, **listed(row.name, row.address)} for row in rows]
+        connection.execute(update(servers).where(servers.c.id == bindparam("of_id")), of_lists)
         write_tags(connection, {row.id: tags_of(row.tags, row.groups) for row in rows})
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from reconciler.adapters.store.rows import folded
 from reconciler.adapters.store.summaries import batch_search, tags_of
 from reconciler.core.facts import Child, ChildStatus, JobKey, TaskCounts
+from reconciler.core.hosts import in_counting_order
 from reconciler.core.status import Phase
 from reconciler.ports import (
     AttemptRow,
@@ -155,8 +156,8 @@ def _beyond(mark: BatchMark, after: BatchMark) -> bool:
     return mark.active_at < after.active_at or (mark.active_at == after.active_at and mark.key > after.key)
 
 
-def _place(mark: ServerMark) -> tuple[str, str, str]:
-    return mark.name, mark.source, mark.inventory
+def _place(mark: ServerMark) -> tuple[str, str, str, str]:
+    return in_counting_order(mark.name), mark.name, mark.source, mark.inventory
 
 
 def _is_wanted(run: KeptRun, wanted: RunsWanted) -> bool:

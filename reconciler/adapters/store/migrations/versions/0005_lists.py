@@ -36,11 +36,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("server", "tag", name=op.f("pk_server_tags")),
     )
     op.add_column("servers", sa.Column("search", TEXT, nullable=True))
+    op.add_column("servers", sa.Column("sort_name", sa.String(length=700), nullable=True))
     for name, table, columns in (
         ("ix_batch_summaries_active", "batch_summaries", ["active_at", "source", "name"]),
         ("ix_batch_summaries_phase", "batch_summaries", ["phase", "active_at"]),
         ("ix_server_tags_tag", "server_tags", ["tag", "server"]),
-        ("ix_servers_in_order", "servers", ["name", "source", "inventory"]),
+        ("ix_servers_in_order", "servers", ["sort_name"]),
         ("ix_jobs_runs", "jobs", ["is_batch_job", "id"]),
         ("ix_jobs_of_run", "jobs", ["parent_job_id", "ordinal"]),
         ("ix_jobs_of_server", "jobs", ["server_id", "id"]),
