@@ -8,6 +8,7 @@ No host, no run and no message is ever a label, and no job is a label of a histo
 
 from __future__ import annotations
 
+import gzip
 import math
 import re
 import threading
@@ -488,6 +489,21 @@ def _reading(name: str, value: float, *labels: str) -> Family:
 
 
 # == The page ========================================================================================================
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    at: float
+    plain: bytes
+    gzipped: bytes
+
+
+_NOTHING = _Rendered(-math.inf, b"", b"")
+
+
+def _rendered(at: float, plain: bytes) -> _Rendered:
+    # Text that repeats itself: to press harder than this costs much and gains little.
+    return _Rendered(at, plain, gzip.compress(plain, compresslevel=1))
+
+
 class MetricsPage:
     """The exposition as bytes, rendered by a thread of its own. While the store is away, or does not answer, its series
     are absent: what is not known is not told as if it were news. So they are while another daemon leads, which tells
@@ -499,7 +515,7 @@ class MetricsPage:
         self._store = store
         self._clock = clock
         self._leads = leads
-        self._rendered = (-math.inf, b"")
+        self._rendered = _NOTHING
         self._took = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_rendering, name="metrics", daemon=True)
@@ -512,16 +528,16 @@ class MetricsPage:
         self._stop.set()
         self._thread.join(timeout=10)
 
-    def page(self) -> bytes:
-        at, rendered = self._rendered
-        late = self._clock.monotonic() - at > OLDEST  # the store hangs, and the thread that renders with it
+    def page(self, gzipped: bool = False) -> bytes:
+        rendered = self._rendered
+        late = self._clock.monotonic() - rendered.at > OLDEST  # the store hangs, and the thread that renders with it
         if late or not self._leads():
-            return generate_latest(self._process)
-        return rendered
+            rendered = _rendered(rendered.at, generate_latest(self._process))
+        return rendered.gzipped if gzipped else rendered.plain
 
     def render(self) -> None:
         if not self._leads():
-            self._rendered = (-math.inf, b"")  # nothing of now is shown when it leads
+            self._rendered = _NOTHING  # nothing of now is shown when it leads
             return
         at = self._clock.monotonic()
         try:
@@ -529,7 +545,7 @@ class MetricsPage:
         except Unavailable as error:
             log.warning("metrics_of_jobs_not_rendered", why=str(error))
             stored = b""
-        self._rendered = (at, stored + generate_latest(self._process))
+        self._rendered = _rendered(at, stored + generate_latest(self._process))
         self._took = self._clock.monotonic() - at
 
     def _keep_rendering(self) -> None:

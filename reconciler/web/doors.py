@@ -67,10 +67,10 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """`metrics` is the exposition, ready to be sent; `health` asks database and sources; `hooks` has the sources that a
-    webhook may poke, by name. `authoring` None: nothing can be composed here."""
+    """`metrics` is the exposition, ready to be sent, compressed by gzip if it is told so; `health` asks database and
+    sources; `hooks` has the sources that a webhook may poke, by name. `authoring` None: nothing can be composed here."""
 
-    metrics: Callable[[], bytes]
+    metrics: Callable[[bool], bytes]
     health: Callable[[], Health]
     browser: Looking
     requests: Asking

@@ -8,7 +8,7 @@ import threading
 import uvicorn
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Asgi
 
@@ -63,9 +63,11 @@ def _watching(web: FastAPI, doors: Doors) -> None:
     apart = CapacityLimiter(4)
 
     @web.get("/metrics", include_in_schema=False)
-    async def get_metrics() -> Response:
-        exposition = await run_sync(doors.metrics, limiter=apart)
-        return Response(exposition, media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def get_metrics(request: Request) -> Response:
+        gzipped = "gzip" in request.headers.get("accept-encoding", "")
+        exposition = await run_sync(doors.metrics, gzipped, limiter=apart)
+        headers = {"Vary": "Accept-Encoding", **({"Content-Encoding": "gzip"} if gzipped else {})}
+        return Response(exposition, headers=headers, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @web.get("/healthz", include_in_schema=False)
     async def get_healthz() -> Response:

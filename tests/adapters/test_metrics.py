@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -352,9 +353,11 @@ def test_numbers_of_a_database_that_hangs_are_not_served_for_ever(
     page.render()
     clock.advance(timedelta(seconds=15))
     assert b"reconciler_slots{" in page.page()
+    assert gzip.decompress(page.page(gzipped=True)) == page.page()
     clock.advance(timedelta(seconds=1))
     assert b"reconciler_slots{" not in page.page()
     assert b"reconciler_queue_depth 4.0" in page.page()
+    assert gzip.decompress(page.page(gzipped=True)) == page.page()
 
 
 def test_a_playbook_with_strange_signs_does_not_break_the_page(numbers: Numbers, page: MetricsPage) -> None:

@@ -104,9 +104,13 @@ def _metrics(name: str, store: SqlStore) -> Iterator[Number]:
     yield Number(f"{name}: metrics of {BATCHES:,} batches rendered", rendering, "s", RENDERING)
     page.render()
     yield Number(f"{name}: … their size", len(page.page()) / 1e6, "MB")
+    yield Number(f"{name}: … as they are sent", len(page.page(gzipped=True)) / 1e6, "MB")
     page.stop()
-    rendered = page.page()
-    with served(make_doors(store, metrics=lambda: rendered)) as server, connected(server) as client:
+    rendered, gzipped = page.page(), page.page(gzipped=True)
+    with (
+        served(make_doors(store, metrics=lambda asked: gzipped if asked else rendered)) as server,
+        connected(server) as client,
+    ):
         for what, path in _ANSWERS.items():
             yield Number(f"{name}: HTTP, {what}", _took(partial(_get, client, path)) * 1000, "ms", ANSWER)
 

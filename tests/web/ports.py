@@ -26,7 +26,7 @@ def make_doors(store: Store | None = None, **given: Any) -> Doors:
     """Doors to a store in memory, everything else as it is usually."""
     store = store or FakeStore(RunningClock())
     usual: dict[str, Any] = {
-        "metrics": lambda: b"",
+        "metrics": lambda gzipped: b"",
         "health": Health,
         "browser": store,
         "requests": store,

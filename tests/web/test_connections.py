@@ -120,7 +120,7 @@ def test_a_request_in_time_is_answered_and_the_connection_stays(server: WebServe
 
 @pytest.mark.usefixtures("impatient")
 def test_who_does_not_take_the_answer_is_cut_off(world: World) -> None:
-    with served(make_doors(world.store, metrics=lambda: b"x" * 50_000_000)) as server, dial(server) as client:
+    with served(make_doors(world.store, metrics=lambda gzipped: b"x" * 50_000_000)) as server, dial(server) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         client.recv(1)
         # It is cut off while nothing is taken: what is left in between is far less than all of it.
@@ -137,7 +137,7 @@ def test_who_does_not_take_the_answer_is_cut_off(world: World) -> None:
 def test_who_takes_a_long_time_for_much_gets_all_of_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "TAKING", 2.0)
     size = 20_000_000
-    with served(make_doors(world.store, metrics=lambda: b"x" * size)) as server, dial(server) as client:
+    with served(make_doors(world.store, metrics=lambda gzipped: b"x" * size)) as server, dial(server) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         taken = 0
         while more := client.recv(1 << 18):

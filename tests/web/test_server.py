@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 from collections.abc import Iterator
 
@@ -12,6 +13,11 @@ from reconciler.core.errors import Refused
 from reconciler.core.reasons import Reason
 from reconciler.web import Health, WebServer, build_web
 from tests.web.ports import make_doors
+
+
+def exposition(gzipped: bool) -> bytes:
+    plain = b"reconciler_leader 1.0\n"
+    return gzip.compress(plain) if gzipped else plain
 
 
 class Daemon:
@@ -33,9 +39,7 @@ def daemon() -> Daemon:
 
 @pytest.fixture
 def client(daemon: Daemon) -> Iterator[httpx.Client]:
-    server = WebServer(
-        build_web(make_doors(metrics=lambda: b"reconciler_leader 1.0\n", health=daemon.ask)), "127.0.0.1:0"
-    )
+    server = WebServer(build_web(make_doors(metrics=exposition, health=daemon.ask)), "127.0.0.1:0")
     server.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30, trust_env=False) as client:
         yield client
@@ -43,10 +47,12 @@ def client(daemon: Daemon) -> Iterator[httpx.Client]:
 
 
 def test_metrics_are_sent_as_they_are(client: httpx.Client) -> None:
-    answer = client.get("/metrics")
-    assert answer.status_code == 200
-    assert answer.content == b"reconciler_leader 1.0\n"
-    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    for accepted, encoding in (("gzip", "gzip"), ("identity", None)):
+        answer = client.get("/metrics", headers={"Accept-Encoding": accepted})
+        assert answer.status_code == 200
+        assert answer.content == b"reconciler_leader 1.0\n"
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert (answer.headers.get("content-encoding"), answer.headers["vary"]) == (encoding, "Accept-Encoding")
 
 
 def test_ready_when_nothing_is_wrong(client: httpx.Client) -> None:
