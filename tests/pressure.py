@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,13 +17,15 @@ import psutil
 from reconciler.core.facts import Run
 from tests import stub_playbook
 from tests.crashes.fleet import Fleet, judge
+from tests.listeners import Heard, listening
 
 
 @dataclass(frozen=True)
 class Pressed:
     """What it came to. `most_at_once` counts hosts that something is done to, as they noted it; `spread` is by how many
     waves the furthest of the batches that still have some to come was ever ahead of the last; `quarters` are
-    children finished per second in each quarter of them; `memory` is the most of the daemon, in MB."""
+    children finished per second in each quarter of them; `memory` is the most of the daemon, in MB; `heard` is what was
+    told to those who listened."""
 
     runs: list[Run]
     seconds: float
@@ -29,14 +33,25 @@ class Pressed:
     spread: int
     quarters: tuple[float, ...]
     memory: float
+    heard: Heard
 
     @property
     def children(self) -> int:
         return sum(len(run.children) for run in self.runs)
 
 
-def press(folder: Path, *, batches: int, hosts: int, limit: int, max_running: int, url: str | None = None) -> Pressed:
-    """All batches are there when the daemon starts; it runs until all of them are through."""
+def press(
+    folder: Path,
+    *,
+    batches: int,
+    hosts: int,
+    limit: int,
+    max_running: int,
+    url: str | None = None,
+    listeners: int = 0,
+) -> Pressed:
+    """All batches are there when the daemon starts; it runs until all of them are through. So many `listeners` are told of
+    each change by its port."""
     fleet = Fleet(folder, max_running=max_running, url=url)
     fleet.settings.write_text(f"max_limit = {max(limit, 20)}\n{fleet.settings.read_text()}")
     work = stub_playbook.playbook(fleet.record, seconds=0.2)
@@ -58,12 +73,23 @@ def press(folder: Path, *, batches: int, hosts: int, limit: int, max_running: in
         return not fleet.runs_open() and fleet.at_rest()
 
     try:
-        fleet.run_until(through, "all batches", patience=3600)
-        seconds = time.monotonic() - begin
+        with _listening(fleet, listeners) as heard:
+            fleet.run_until(through, "all batches", patience=3600)
+            seconds = time.monotonic() - begin
         runs = [run for each in judge(fleet).values() for run in each]
-        return Pressed(runs, seconds, _most_at_once(fleet), _spread(runs), _quarters(runs), memory)
+        return Pressed(runs, seconds, _most_at_once(fleet), _spread(runs), _quarters(runs), memory, heard)
     finally:
         fleet.stop()
+
+
+@contextmanager
+def _listening(fleet: Fleet, count: int) -> Iterator[Heard]:
+    if count == 0:
+        yield Heard()
+        return
+    fleet.start(port=True)
+    with listening(fleet.port(), count) as heard:
+        yield heard
 
 
 def _most_at_once(fleet: Fleet) -> int:

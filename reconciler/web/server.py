@@ -21,7 +21,7 @@ from reconciler.web.events import Fanout
 from reconciler.web.guard import Guard
 from reconciler.web.hooks import hooks_of
 from reconciler.web.openapi import describe, operations
-from reconciler.web.pages import pages_of
+from reconciler.web.pages import answer_nowhere_with_a_page, pages_of
 from reconciler.web.problems import answer_with_problems
 
 CLOSING = 5
@@ -55,6 +55,7 @@ def build_web(doors: Doors) -> WebApplication:
         web.include_router(router)
     describe(web)
     web.include_router(pages_of())
+    answer_nowhere_with_a_page(web)
     return WebApplication(Guard(web, gate), fanout)
 
 

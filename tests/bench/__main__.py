@@ -1,4 +1,4 @@
-"""`python -m tests.bench [batch] [pickup] [scale] [git] [load] [browse]`: measure, print a table, exit 1 if a bound is broken."""
+"""`python -m tests.bench [batch] [pickup] [scale] [git] [load] [browse] [live]`: measure, print a table, exit 1 if a bound is broken."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import batch, browse, git, load, pickup, scale
+from tests.bench import batch, browse, git, live, load, pickup, scale
 
 PARTS = {
     "batch": batch.measure,
@@ -17,6 +17,7 @@ PARTS = {
     "git": git.measure,
     "load": load.measure,
     "browse": browse.measure,
+    "live": live.measure,
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,11 +114,19 @@ class Fleet:
             found |= {"FATE": str(self.fate), "PYTHONPATH": f"{Path(__file__).parent / 'site'}:{REPOSITORY}"}
         return found
 
-    def start(self) -> None:
-        command = [str(Path(sys.executable).with_name("reconciler")), "run", str(self.root), "--no-http"]
+    def start(self, *, port: bool = False) -> None:
+        http = ["--listen", "127.0.0.1:0"] if port else ["--no-http"]
+        command = [str(Path(sys.executable).with_name("reconciler")), "run", str(self.root), *http]
         command += ["--config", str(self.settings), "--state-dir", str(self.state)]
         with (self.folder / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment())
+
+    def port(self) -> int:
+        """That of a daemon that was started with one."""
+        found = re.compile(r"event=daemon_started .*\bport=(\d+)")
+        wait_for(lambda: found.search(self.log()), "the daemon's port")
+        (port,) = found.findall(self.log())[-1:]
+        return int(port)
 
     def kill(self) -> None:
         assert self.daemon is not None

@@ -87,6 +87,11 @@ def test_what_people_should_know_is_no_problem(client: httpx.Client, daemon: Dae
 
 def test_nothing_else_is_there(client: httpx.Client) -> None:
     assert client.get("/docs").status_code == 404
+    for asked in ("/docs", "/api/v1/docs"):
+        for accepted, told in (("text/html,*/*", "text/html"), ("*/*", "application/problem+json")):
+            answer = client.get(asked, headers={"Accept": accepted})
+            kind = "application/problem+json" if asked.startswith("/api") else told
+            assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (404, kind)
     assert client.get("/openapi.json").status_code == 404
     assert client.post("/metrics").status_code == 405
 

@@ -8,9 +8,10 @@ from reconciler.web.pages.batch import batch_routes
 from reconciler.web.pages.batches import batches_routes
 from reconciler.web.pages.composing import composing_routes, login_routes
 from reconciler.web.pages.servers import servers_routes
+from reconciler.web.pages.serving import answer_nowhere_with_a_page
 from reconciler.web.pages.statics import static_routes
 
-__all__ = ["pages_of"]
+__all__ = ["answer_nowhere_with_a_page", "pages_of"]
 
 
 def pages_of() -> APIRouter:

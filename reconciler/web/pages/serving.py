@@ -9,12 +9,14 @@ from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Send
+from starlette.types import Scope as Asgi
 
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import JobKey
@@ -117,6 +119,20 @@ def _problem(request: Request, status: int, detail: str, hint: str = "") -> Resp
     now = request.app.state.doors.clock.now()
     values = {"now": now, "status": status, "title": HTTPStatus(status).phrase, "detail": detail, "hint": hint}
     return HTMLResponse(_rendered("problem.html", caller_of(request), **values), status, HEADERS)
+
+
+def answer_nowhere_with_a_page(web: FastAPI) -> None:
+    """From now on a browser that comes to an address where nothing is gets a page that says so."""
+    otherwise = web.router.default
+
+    async def nowhere(scope: Asgi, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
+            await _problem(request, 404, "there is nothing at this address")(scope, receive, send)
+        else:
+            await otherwise(scope, receive, send)
+
+    web.router.default = nowhere
 
 
 # -- lists -----------------------------------------------------------------------------------------------------------
