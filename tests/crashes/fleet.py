@@ -157,7 +157,10 @@ class Fleet:
 
     def runs_open(self) -> bool:
         """Whether any run is in progress: one query, where `at_rest` asks about each job."""
-        store = self.store()
+        try:
+            store = self.store()
+        except ReconcilerError:  # its daemon has not made it yet
+            return True
         try:
             return bool(store.open_runs())
         finally:
