@@ -31,16 +31,6 @@ class Host:
     groups: frozenset[str] = frozenset()
 
 
-def in_counting_order(name: str) -> str:
-    """What to sort names by so that web-2 comes before web-10, in whatever case: each number with its length before it."""
-    return re.sub(r"[0-9]+", _with_length, name.casefold())
-
-
-def _with_length(number: re.Match[str]) -> str:
-    digits = number[0].lstrip("0")
-    return f"{len(digits):03}{digits}"
-
-
 @dataclass(frozen=True, slots=True)
 class Inventory:
     """The hosts of one inventory as it was read: `hosts` by name, `groups` with their hosts in inventory order.
@@ -83,10 +73,20 @@ def select(inventory: Inventory, selector: Selector) -> tuple[Host, ...]:
     return chosen
 
 
-def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Sorts numbers inside of names by value. Names that differ only in leading zeros keep one fixed order."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts), name
+def natural_key(name: str) -> tuple[str, str]:
+    """Sorts numbers inside of names by value, and letters whatever their case. Names that differ in nothing else than
+    leading zeros or case keep one fixed order."""
+    return natural_text(name), name
+
+
+def natural_text(name: str) -> str:
+    """The same order, of texts that anything can compare: each number with its length before it."""
+    return re.sub(r"[0-9]+", _with_length, name.casefold())
+
+
+def _with_length(number: re.Match[str]) -> str:
+    digits = number[0].lstrip("0")
+    return f"{len(digits):03}{digits}"
 
 
 def _host_named(name: str, inventory: Inventory, index: int) -> Host:
@@ -165,8 +165,12 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 # == Ansible's host patterns =========================================================================================
+_PATTERN_LENGTH = 4096
 _REGEX_LENGTH = 200
 _REGEX_WAYS = 64**3
+_REGEX_TIMES = 255
+"""More than any name has characters: to repeat something more often is to repeat nothing at all."""
+
 _SUBSCRIPT = re.compile(r"(?P<of>.+)\[(?:(?P<index>-?[0-9]+)|(?P<first>[0-9]+)[:-](?P<last>[0-9]*))\]", re.DOTALL)
 
 
@@ -179,8 +183,11 @@ def match_pattern(inventory: Inventory, pattern: str) -> tuple[str, ...]:
     neither host nor group (`web:!canray` would patch the canaries), a subscript beyond the end, and one on a glob,
     whose hosts are in the order in which Ansible read its files, which it tells nobody.
 
-    Raises Refused (BadPattern). No pattern takes long: regular expressions that could are refused.
+    Raises Refused (BadPattern). No pattern takes long: what could is refused.
     """
+    if len(pattern) > _PATTERN_LENGTH:
+        why = f"it has {len(pattern)} characters, and may have {_PATTERN_LENGTH}"
+        raise _bad_pattern(f"{pattern[:40]}…", why, "list names in selector.hosts, or put them into a group")
     parts = _split_pattern(pattern)
     if not parts:
         raise _bad_pattern(pattern, "it is empty")
@@ -265,7 +272,7 @@ def _compile(expression: str) -> Callable[[str], re.Match[str] | None]:
         raise _bad_pattern(
             expression,
             "this regular expression could take for ever",
-            "use at most three of `*` and `+`, none of them after a group that holds one or a `|`, and no (?flags)",
+            "use at most three of `*` and `+`, none of them after a group that holds one or a `|`, no large {n}, and no (?flags)",
         )
     return compiled.match
 
@@ -296,10 +303,15 @@ def _ways_to_match(regex: str) -> float:
             if before[:1] == "(":
                 return math.inf
             branch *= 2
-        elif token[0] in "*+" or (token[0] == "{" and len(token) > 1):
+        elif token[0] in "*+":
             if before == ")" and closed > 1:
                 return math.inf
-            branch *= 1 if token[0] == "{" else 64
+            branch *= 64
+        elif token[0] == "{" and len(token) > 1:
+            times = int(re.sub(r"[^0-9]", "", token))
+            if times > _REGEX_TIMES or (before == ")" and times * math.log2(closed) > 64):
+                return math.inf
+            branch *= times * closed**times if before == ")" else 1
         elif re.match(r"\\[1-9]", token):
             return math.inf
     return branches + branch

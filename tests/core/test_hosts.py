@@ -139,6 +139,7 @@ def test_patterns(pattern: str, chosen: list[str]) -> None:
         ("~web-(", "not a regular expression"),
         ("~" + "a" * 300, "at most 200"),
         ("localhost", "no host or group"),
+        (":".join(["web-1"] * 1000), "has 5999 characters, and may have 4096"),
     ],
 )
 def test_what_is_no_pattern_is_refused(pattern: str, says: str) -> None:
@@ -146,6 +147,14 @@ def test_what_is_no_pattern_is_refused(pattern: str, says: str) -> None:
         match_pattern(FLEET, pattern)
     assert refused.value.reason is Reason.BAD_PATTERN
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("sign", [":", "[", "web-1:", ",", "!", " ", "[0]", "~", "*:"])
+def test_the_longest_pattern_takes_no_time(sign: str) -> None:
+    began = time.process_time()
+    with contextlib.suppress(Refused):
+        match_pattern(FLEET, (sign * 4096)[:4096])
+    assert time.process_time() - began < 5, "a look at a job must not stop everything else"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +168,11 @@ def test_what_is_no_pattern_is_refused(pattern: str, says: str) -> None:
         "(a|a)" * 30,
         "((a+){9}){9}x",
         r"(a+)\1+",
+        "(){4294967294}",
+        "((){255}){255}",
+        "(((){9}){9}){9}" * 3,
+        "(?=a){999}",
+        "(a?){99}",
     ],
 )
 def test_a_regular_expression_that_could_run_away_is_refused(regex: str) -> None:
@@ -167,7 +181,17 @@ def test_a_regular_expression_that_could_run_away_is_refused(regex: str) -> None
 
 
 @pytest.mark.parametrize(
-    "regex", ["web.*", "(web|db|cache)-[0-9]+", r"web-\d{2}\.eu", "(web)(-eu)?", "[*+?]", "a{2}(b|c)"]
+    "regex",
+    [
+        "web.*",
+        "(web|db|cache)-[0-9]+",
+        r"web-\d{2}\.eu",
+        "(web)(-eu)?",
+        "[*+?]",
+        "a{2}(b|c)",
+        "((a|b){2}-){3}",
+        "(){9}",
+    ],
 )
 def test_ordinary_regular_expressions_are_taken(regex: str) -> None:
     match_pattern(FLEET, f"~{regex}")

@@ -29,7 +29,7 @@ from reconciler.adapters.store.tables import (
 )
 from reconciler.adapters.store.upserts import upsert
 from reconciler.core.facts import JobKey
-from reconciler.core.hosts import in_counting_order
+from reconciler.core.hosts import natural_text
 from reconciler.ports import LEADER
 
 AT_ONCE = 200
@@ -117,7 +117,7 @@ def listed(name: str, address: str) -> Mapping[str, str]:
 
 
 def sort_name(name: str) -> str:
-    return clean_text(in_counting_order(name))[:LONGEST_SORT_NAME]
+    return clean_text(natural_text(name))[:LONGEST_SORT_NAME]
 
 
 def write_tags(connection: Connection, tags: Mapping[int, Sequence[str]]) -> None:

@@ -123,7 +123,7 @@ servers = Table(
     Column("first_seen", Instant, nullable=False),
     Column("last_seen", Instant, nullable=False),
     Column("search", Words),  # what a search looks through, see rows.folded
-    Column("sort_name", _name(LONGEST_SORT_NAME)),  # see core.hosts.in_counting_order
+    Column("sort_name", _name(LONGEST_SORT_NAME)),  # see core.hosts.natural_text
     UniqueConstraint("source", "inventory", "name"),
     Index("ix_servers_in_order", "sort_name"),
 )

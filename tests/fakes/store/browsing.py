@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from reconciler.adapters.store.rows import folded
 from reconciler.adapters.store.summaries import batch_search, tags_of
 from reconciler.core.facts import Child, ChildStatus, JobKey, TaskCounts
-from reconciler.core.hosts import in_counting_order
+from reconciler.core.hosts import natural_text
 from reconciler.core.status import Phase
 from reconciler.ports import (
     AttemptRow,
@@ -157,7 +157,7 @@ def _beyond(mark: BatchMark, after: BatchMark) -> bool:
 
 
 def _place(mark: ServerMark) -> tuple[str, str, str, str]:
-    return in_counting_order(mark.name), mark.name, mark.source, mark.inventory
+    return natural_text(mark.name), mark.name, mark.source, mark.inventory
 
 
 def _is_wanted(run: KeptRun, wanted: RunsWanted) -> bool:
