@@ -171,15 +171,25 @@ _Dumper.add_representer(list, _Dumper.represent_items)
 
 # -- a name ----------------------------------------------------------------------------------------------------------
 def derive_name(choice: Choice, taken: Callable[[str], bool]) -> str:
-    """After what runs and where, such as patch-web-production: a DNS label, with a number where that name is taken."""
+    """After what runs and where, such as patch-web-production: a DNS label, with a number where that name is taken. Of
+    thousands in a row only a few are asked about."""
     stem = posixpath.splitext(posixpath.basename(choice.playbook.rstrip("/")))[0]
     whole = _label("-".join(part for part in (_label(stem), *map(_label, _where(choice))) if part)) or "batch"
-    name, number = whole, 1
-    while taken(name):
-        number += 1
-        end = f"-{number}"
-        name = f"{whole[: LONGEST_NAME - len(end)].rstrip('-')}{end}"
-    return name
+
+    def named(number: int) -> str:
+        end = f"-{number}" if number > 1 else ""
+        return f"{whole[: LONGEST_NAME - len(end)].rstrip('-')}{end}"
+
+    last, free = 0, 1
+    while taken(named(free)):
+        last, free = free, 2 * free
+    while free - last > 1:
+        between = (last + free) // 2
+        if taken(named(between)):
+            last = between
+        else:
+            free = between
+    return named(free)
 
 
 def _where(choice: Choice) -> Sequence[str]:

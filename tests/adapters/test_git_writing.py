@@ -241,6 +241,32 @@ def test_an_answer_that_got_lost_is_no_second_commit(remote: Remote) -> None:
     assert git(remote.bare, "rev-parse", "main") == landed.commit.id
 
 
+def test_an_answer_that_comes_too_late_is_no_failure(remote: Remote) -> None:
+    """The branch has moved, and what the server does after that takes longer than anybody waits."""
+    os.mkfifo(remote.folder / "fifo")
+    remote.hook("post-receive", f"read never < {remote.folder}/fifo")
+    landed = remote.writer(seconds=3).add(NEW, anything)
+    assert git(remote.bare, "rev-parse", "main") == landed.commit.id
+    assert log_of(remote.bare) == ["Add batch new", "first"]
+    _let_go(remote)
+
+
+def test_where_nobody_can_tell_whether_it_is_there_that_is_said(remote: Remote) -> None:
+    os.mkfifo(remote.folder / "fifo")
+    remote.hook("post-receive", f"mv {remote.bare} {remote.bare}.away; read never < {remote.folder}/fifo")
+    error = refused(lambda: remote.writer(seconds=3).add(NEW, anything))
+    assert (type(error), error.reason) == (Unavailable, Reason.SOURCE_TIMEOUT)
+    assert "whether the commit is on main is not known" in error.message
+    assert "may be there twice" in error.hint
+    _let_go(remote)
+
+
+def _let_go(remote: Remote) -> None:
+    """A hook that waits, if it still does."""
+    with suppress(OSError):
+        os.close(os.open(remote.folder / "fifo", os.O_WRONLY | os.O_NONBLOCK))
+
+
 def test_the_objects_of_the_mirror_are_used_and_a_damaged_one_does_not_matter(remote: Remote) -> None:
     writer = remote.writer()
     mirror = remote.folder / "state-0" / "mirror.git"
@@ -373,8 +399,7 @@ def test_closing_ends_what_goes_on(remote: Remote) -> None:
         assert thread.is_alive()
     writer.close()
     thread.join(PATIENCE)
-    with suppress(OSError):  # the hook, if it still waits
-        os.close(os.open(remote.folder / "fifo", os.O_WRONLY | os.O_NONBLOCK))
+    _let_go(remote)
     assert [type(error) for error in errors] == [Unavailable]
 
 

@@ -126,6 +126,19 @@ def test_a_name_tells_what_runs_and_where(choice: Choice, name: str) -> None:
     assert composed(choice).name == name
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 1000, 4095])
+def test_of_thousands_of_names_in_a_row_few_are_asked_about_and_the_next_is_taken(count: int) -> None:
+    asked: list[str] = []
+    there = {f"patch-web-{number}" if number > 1 else "patch-web" for number in range(1, count + 1)}
+
+    def taken(name: str) -> bool:
+        asked.append(name)
+        return name in there
+
+    assert derive_name(Choice("patch.yml", tags=("web",)), taken) == f"patch-web-{count + 1}"
+    assert len(asked) <= 30
+
+
 def test_a_name_that_is_taken_gets_a_number() -> None:
     there = {"patch-web-production", "patch-web-production-2"}
     found = compose(PATCH, taken=there.__contains__)

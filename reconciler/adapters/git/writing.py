@@ -85,7 +85,8 @@ class Landed:
 
 class Writer(Protocol):
     def add(self, file: NewFile, look: Look) -> Landed:
-        """Raises Refused where it may not be, Unavailable where it can't be now; nothing of it is there then."""
+        """Raises Refused where it may not be, Unavailable where it can't be now; nothing of it is there then, unless the
+        message says that this is not known."""
 
     def close(self) -> None:
         """End what goes on; it raises Unavailable."""
@@ -157,9 +158,27 @@ class RemoteWriter:
                 if self._here.resolve(NEWEST) == tip and not _MEANWHILE.search(failure.said):
                     raise self._meaning(failure, branch) from failure
                 made.append(commit)
-            else:
-                return Landed(branch, self._here.commit(commit))
+                continue
+            except Unavailable as late:
+                self._see_that_it_is_there(branch, commit, late)
+            return Landed(branch, self._here.commit(commit))
         raise others_are_first(str(self._address), branch)
+
+    def _see_that_it_is_there(self, branch: str, commit: str, late: Unavailable) -> None:
+        """The server was given the commit, and has not said in time what became of it. Raises Unavailable if it is not
+        there so far, or can't be asked."""
+        try:
+            self._fetch(branch)
+            tip = self._here.resolve(NEWEST)
+            there = tip is not None and not self._here.rewritten(commit, tip)
+        except (GitFailed, Unavailable):
+            there = False
+        if not there:
+            raise Unavailable(
+                late.reason,
+                f"{late.message}; whether the commit is on {branch} is not known",
+                f"look at {branch} before it is tried again, or it may be there twice",
+            ) from late
 
     def _announced(self) -> tuple[str, str]:
         """The branch that is followed, and the commit that it is at, there. Raises Refused for none."""
