@@ -302,12 +302,19 @@ class Serving:
         )
         if made_of == self._web_made_of:
             return
-        same_port = settings.http.listen == self._settings.http.listen
+        # At another address the one before may be in the way all the same.
+        same_port = _port_of(settings) in (_port_of(self._settings), str(self._port))
         if self._web is not None and (same_port or not wanted):
             self._web.stop()
             self._web = self._web_made_of = None
         if wanted:
-            web = parts.build_web_server(settings, self._process, built, Shown(self._health, self._poke, self._newest))
+            shown = Shown(self._health, self._poke, self._newest)
+            try:
+                web = parts.build_web_server(settings, self._process, built, shown)
+            except Refused:
+                if self._web is None and settings is not self._settings:
+                    self._serve_http(self._settings, self._sources)
+                raise
             web.start()
             if self._web is not None:
                 self._web.stop()
@@ -370,6 +377,10 @@ class Serving:
             return str(error)
         what = "draining" if self._signals.any else "leading"
         return f"{what}, {count} run{'' if count == 1 else 's'} in progress"
+
+
+def _port_of(settings: Settings) -> str:
+    return settings.http.listen.rpartition(":")[2]
 
 
 def _listed(built: Sequence[BuiltSource]) -> str:

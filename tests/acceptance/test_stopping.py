@@ -154,6 +154,11 @@ def test_settings_are_read_again_and_what_runs_is_not_touched(site: Site, post: 
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{before}/healthz", timeout=30, trust_env=False)
 
+    site.set(max_running=2, listen=f"0.0.0.0:{port}")
+    post.send(signal.SIGHUP)
+    assert post.waits_to_say("settings_reloaded", 4)["port"] == str(port), "the old address is in its way no more"
+    assert post.page("/healthz") == (200, "ok\n")
+
     wait_for(lambda: site.is_over("patch"), "the run")
     assert site.begun() == ["patch-1", "patch-2", "patch-3"]
     assert set(site.outcomes("patch").values()) == {"success"}
@@ -175,6 +180,14 @@ def test_wrong_settings_are_told_of_and_the_old_ones_stay(site: Site, post: Post
             post.send(signal.SIGHUP)
             assert why in post.waits_to_say("settings_not_reloaded", number)["why"]
     assert post.said("settings_reloaded") == []
+    port = post.said("daemon_started")[0]["port"]
+    site.set(listen=f"127.0.0.1:{port}")
+    post.send(signal.SIGHUP)
+    post.waits_to_say("settings_reloaded")
+    site.set(listen=f"192.0.2.1:{port}")
+    post.send(signal.SIGHUP)
+    post.waits_to_say("settings_not_reloaded", len(wrong) + 1)
+    assert post.page("/healthz") == (200, "ok\n"), "it is back where it was"
     site.job("patch", hosts=1)
     wait_for(lambda: site.is_over("patch"), "a run by the old ones")
     assert post.page("/readyz") == (200, "ready\n")
