@@ -286,7 +286,8 @@ def _latency() -> Section:
     )
     waves = over_time(
         "Wave duration",
-        "Of the waves that ended in the hour before each point.",
+        "Of the waves that ended in the hour before each point, from the first start to the end of the first attempts: "
+        "later ones are not in it.",
         Query(quantile(0.5, "wave_duration_seconds"), "half within", kind="range"),
         Query(quantile(0.95, "wave_duration_seconds"), "95 % within", kind="range"),
         unit="s",
