@@ -27,11 +27,10 @@ from reconciler.adapters.metrics import (
     MetricsPage,
     ProcessMetrics,
     StoreCollector,
-    label_name,
     pause_after,
 )
 from reconciler.adapters.store import counters
-from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.errors import Unavailable
 from reconciler.core.facts import CauseKind, Child, ChildStatus, RunStatus, Stop
 from reconciler.core.folding import conclude
 from reconciler.core.manifest import Strategy
@@ -57,7 +56,6 @@ from reconciler.core.status import (
     WaveView,
 )
 from reconciler.ports import History, StoredMetrics
-from reconciler.settings import load_settings
 from tests.fakes.clock import FakeClock
 from tests.prometheus import why_no_prometheus
 
@@ -454,26 +452,6 @@ def test_whatever_a_label_is_called_prometheus_can_read_it(numbers: Numbers, lab
 
     found = [family for family in text_string_to_metric_families(text) if family.name == f"{PREFIX}batchjob_labels"]
     assert [sample.labels for sample in found[0].samples] == [{**JOB, shown: odd}]
-
-
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [
-        (["a-b", "c", "a_b"], "a-b and a_b are both label_a_b"),
-        (["team", "team"], "team is named twice"),
-        ([""], "a label has a name"),
-    ],
-)
-def test_labels_that_prometheus_could_not_tell_apart_are_refused(labels: list[str], said: str, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=said):
-        load_settings(None, state_dir=tmp_path, metrics={"labels": labels})
-
-
-def test_settings_and_metrics_call_labels_the_same(tmp_path: Path) -> None:
-    for other in ("a.b", "a/b", "aäb", "a b"):
-        assert label_name(other) == label_name("a_b")
-        with pytest.raises(Refused, match=f"are both {label_name('a_b')}"):
-            load_settings(None, state_dir=tmp_path, metrics={"labels": ["a_b", other]})
 
 
 # -- the catalogue ---------------------------------------------------------------------------------------------------
