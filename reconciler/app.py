@@ -521,6 +521,7 @@ def build_web_server(settings: Settings, process: DaemonProcess, built: Sequence
     from reconciler.adapters.metrics import MetricsPage, StoreCollector
     from reconciler.port import build_port
 
-    collector = StoreCollector(process.store, settings.max_running, settings.metrics.labels)
+    names = [each.source.name for each in built]
+    collector = StoreCollector(process.store, names, settings.max_running, settings.metrics.labels)
     page = MetricsPage(process.meter, collector, SystemClock(), lambda: process.leadership.leads)
     return build_port(settings, built, process.store, InventoriesOfSources(settings), page, shown)

@@ -15,7 +15,7 @@ import typer.main
 import yaml
 from typer.core import TyperGroup
 
-from reconciler.adapters.metrics import CATALOGUE, Metric
+from reconciler.adapters.metrics import CATALOGUE, STORED, Metric
 from reconciler.cli import app
 from reconciler.core.facts import ChildStatus, RunStatus
 from reconciler.core.status import ConditionType, Phase
@@ -60,15 +60,28 @@ def queries(uid: str) -> Iterator[tuple[str, str]]:
             yield f"${variable['name']}", variable["query"]["query"]
 
 
-def rules() -> list[dict[str, Any]]:
+def all_rules() -> list[dict[str, Any]]:
+    """With those that only record what others ask for."""
     groups = yaml.safe_load((SPECS / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
+def name_of(rule: Mapping[str, Any]) -> str:
+    return str(rule.get("alert") or rule["record"])
+
+
+def rules() -> list[dict[str, Any]]:
+    """Those that fire."""
+    return [rule for rule in all_rules() if "alert" in rule]
+
+
 def asked() -> list[tuple[str, str]]:
-    """Every expression there is, with whose it is."""
+    """Every expression there is, with whose it is. What is recorded has the labels of what it is made of."""
     of_dashboards = [(f"{uid}: {whose}", expr) for uid in ON_PROMETHEUS for whose, expr in queries(uid)]
-    return of_dashboards + [(rule["alert"], rule["expr"]) for rule in rules()]
+    of_rules = [
+        (name_of(rule), re.sub(r"reconciler:(\w+):known", r"reconciler_\1", rule["expr"])) for rule in all_rules()
+    ]
+    return of_dashboards + of_rules
 
 
 # -- what they ask for -----------------------------------------------------------------------------------------------
@@ -206,6 +219,35 @@ def test_they_lead_to_each_other_and_to_the_web_page() -> None:
                 assert set(re.findall(r"var-(\w+)=", url)) <= known, f"{uid}: {url}"
 
 
+def test_what_was_chosen_is_kept_from_one_dashboard_to_the_next() -> None:
+    """Where there are two installations, a link that drops one of these leads to the other one."""
+    chosen = {uid: {variable["name"] for variable in read(uid)["templating"]["list"]} for uid in UIDS}
+    seen = 0
+    for here in UIDS:
+        for there, query in re.findall(r"/d/([\w-]+)([^\s\")]*)", json.dumps(read(here))):
+            kept = {"datasource", "database", "job", "web"} & chosen[here] & chosen[there]
+            assert {"datasource", "job", "web"} <= kept
+            for name in kept:
+                assert re.search(rf"[?&]var-{name}=\$\{{{name}\b", query), f"{here} to {there} drops {name}"
+            seen += 1
+    assert seen >= 6
+
+
+def of_the_leader(panel: Mapping[str, Any]) -> bool:
+    """Whether it asks for what only a leader tells."""
+    asked = {name for target in panel.get("targets", ()) for name, _ in SELECTOR.findall(target.get("expr", ""))}
+    return any(KNOWN[name] in STORED for name in asked)
+
+
+@pytest.mark.parametrize("uid", ON_PROMETHEUS)
+def test_a_panel_without_numbers_does_not_say_that_all_is_well(uid: str) -> None:
+    """Nothing is shown if there is nothing, and while nobody leads: nobody can tell then."""
+    for panel in panels(uid):
+        if of_the_leader(panel):
+            said = panel["fieldConfig"]["defaults"]["noValue"]
+            assert said == "no data" or said.endswith((", or nobody leads", ", or nobody led")), panel["title"]
+
+
 def test_the_colours_are_those_of_the_web_page() -> None:
     """Running blue, success green, failed red, pending yellow."""
     wanted = {"running": "#3B82F6", "success": "#22C55E", "failed": "#EF4444", "pending": "#EAB308"}
@@ -228,20 +270,68 @@ def test_the_page_grants_what_the_dashboard_reads_and_no_more() -> None:
     (granted,) = re.findall(r"GRANT SELECT ON (.*) TO", MONITORING.read_text(encoding="utf-8"))
     targets = [target for uid in UIDS for panel in panels(uid) for target in panel.get("targets", ())]
     asked = [target["rawSql"] for target in targets if "rawSql" in target]
-    asked += [each["query"] for each in read(UIDS[2])["templating"]["list"] if each["type"] == "query"]
+    variables = [each["query"] for each in read(UIDS[2])["templating"]["list"] if each["type"] == "query"]
+    asked += [sql for sql in variables if isinstance(sql, str)]
     tables = {name for sql in asked for name in re.findall(r"\b(?:FROM|JOIN) ([a-z]\w+)", sql)}
     assert tables == set(granted.split(", "))
 
 
-# -- alert rules -----------------------------------------------------------------------------------------------------
+# -- what they show --------------------------------------------------------------------------------------------------
 @pytest.fixture
 def has_promtool() -> None:
     if reason := why_no_prometheus():
         pytest.skip(reason)
 
 
+def check_query(
+    folder: Path, uid: str, whose: str, given: Mapping[str, str], expected: Mapping[str, Mapping[str, float]]
+) -> None:
+    """That this query, asked with a step of a minute, gives what is expected: time to the labels and values that are
+    there then. `given`: series to their values, one each 15 s."""
+    expr = re.sub(
+        r"\$(\w+)", lambda found: {"job": "r", "source": ".*", "__interval": "1m"}[found[1]], dict(queries(uid))[whose]
+    )
+    test = {
+        "interval": "15s",
+        "input_series": [{"series": series, "values": values} for series, values in given.items()],
+        "promql_expr_test": [
+            {
+                "expr": expr,
+                "eval_time": at,
+                "exp_samples": [{"labels": labels, "value": value} for labels, value in values.items()],
+            }
+            for at, values in expected.items()
+        ],
+    }
+    (folder / "query.yaml").write_text(yaml.safe_dump({"evaluation_interval": "15s", "tests": [test]}))
+    promtool("test", "rules", "query.yaml", cwd=folder)
+
+
+@pytest.mark.parametrize("after", ["a", "b"], ids=["a restart", "a takeover"])
+def test_what_ended_while_nobody_was_scraped_is_in_a_bar_after_it(
+    has_promtool: None, tmp_path: Path, after: str
+) -> None:
+    ended = "reconciler_runs_finished_total{job='r',instance='%s',status='failed',reason='HostsFailed'}"
+    values = ["10x4 11x8 stale _x19", " 14x40"]
+    given = {ended % "a": "".join(values)} if after == "a" else {ended % "a": values[0], ended % "b": "_x33 14x40"}
+    bars = {"1m": 0, "2m": 1, "3m": 0, "9m": 3, "10m": 0, "11m": 0}
+    expected: dict[str, dict[str, float]] = {f"{minute}m": {} for minute in range(4, 9)}
+    expected |= {at: {'{status="failed"}': value} for at, value in bars.items()}
+    check_query(tmp_path, UIDS[0], "Runs over time A", given, expected)
+
+
+def test_that_no_wave_runs_is_not_said_while_nobody_can_tell(has_promtool: None, tmp_path: Path) -> None:
+    given = {
+        "reconciler_leader{job='r',instance='a'}": "1x60",
+        # The database is away for a while, though nobody has noticed yet that the lease is lost.
+        "reconciler_slots{job='r',instance='a',state='used'}": "0x8 stale _x11 0x40",
+    }
+    check_query(tmp_path, UIDS[0], "Waves in progress A", given, {"2m": {"{}": 0}, "3m": {}, "5m": {}, "6m": {"{}": 0}})
+
+
+# -- alert rules -----------------------------------------------------------------------------------------------------
 def test_the_rules_are_valid_and_fire_when_they_should(has_promtool: None) -> None:
-    assert f"{len(rules())} rules found" in promtool("check", "rules", "alerts.yaml", cwd=SPECS)
+    assert f"{len(all_rules())} rules found" in promtool("check", "rules", "alerts.yaml", cwd=SPECS)
     assert "SUCCESS" in promtool("test", "rules", "alerts.test.yaml", cwd=SPECS)
 
 

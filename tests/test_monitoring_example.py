@@ -19,7 +19,7 @@ from reconciler.adapters.store import migrate
 from reconciler.settings import load_settings
 from tests import databases
 from tests.prometheus import promtool, why_no_prometheus
-from tests.test_dashboards import UIDS, panels, read
+from tests.test_dashboards import UIDS, panels, read, rules
 
 FOLDER = Path(__file__).parents[1] / "examples" / "monitoring"
 
@@ -122,15 +122,25 @@ def test_prometheus_takes_its_configuration_and_the_rules(tmp_path: Path) -> Non
 
 
 def test_alertmanager_takes_its_configuration() -> None:
-    known = {rule["alert"] for group in parsed("../../specs/alerts.yaml")["groups"] for rule in group["rules"]}
+    labels = {
+        rule["alert"]: {label for part in re.findall(r"by \(([^)]*)\)", rule["expr"]) for label in part.split(", ")}
+        for rule in rules()
+    }
     for rule in parsed("alertmanager/alertmanager.yml")["inhibit_rules"]:
         for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
             for name in re.findall(r"Reconciler\w+", matcher):
-                assert name in known, f"there is no alert {name}"
+                assert name in labels, f"there is no alert {name}"
+                assert set(rule["equal"]) <= labels[name], f"{name} never equals anything in {rule['equal']}"
     amtool = shutil.which("amtool")
     if amtool is None:
         pytest.skip("amtool is not installed (Debian: prometheus-alertmanager)")
     path = str(file_of("alertmanager", "/etc/alertmanager/alertmanager.yml"))
+    (mail,) = (
+        each
+        for receiver in parsed("alertmanager/alertmanager.yml")["receivers"]
+        for each in receiver.get("email_configs", ())
+    )
+    assert mail["html"] == "", "or mail programs show the default instead of the text"
     for command, expected in (
         (["check-config", path], "SUCCESS"),
         (["config", "routes", "test", f"--config.file={path}", "severity=critical"], "on-call"),
@@ -184,7 +194,11 @@ def test_grafana_may_read_the_database_and_do_nothing_else(tmp_path: Path) -> No
         (source,) = [each for each in _sources() if each["type"] == "postgres"]
         engine = create_engine(make_url(server.url).set(drivername="postgresql+psycopg", username=source["user"]))
         with engine.connect() as connection:
+            seen = text("SELECT table_name FROM information_schema.table_privileges WHERE grantee = CURRENT_USER")
+            assert set(connection.execute(seen).scalars()) == {"jobs", "attempts", "manifests"}
             assert connection.execute(text("SELECT count(*) FROM jobs")).scalar() == 0
+        with pytest.raises(DBAPIError, match="permission denied"), engine.connect() as connection:
+            connection.execute(text("SELECT count(*) FROM servers"))
         for forbidden in ("DELETE FROM jobs", "SET default_transaction_read_only = off; DELETE FROM jobs"):
             with pytest.raises(DBAPIError, match=r"read-only|permission denied"), engine.begin() as connection:
                 connection.execute(text(forbidden))

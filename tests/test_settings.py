@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from reconciler.adapters.metrics import label_name
 from reconciler.cli import app
 from reconciler.core.errors import Refused
 from reconciler.settings import load_settings
@@ -112,3 +113,24 @@ def test_what_is_shown_can_be_written_into_the_file(monkeypatch: pytest.MonkeyPa
     done = CliRunner().invoke(app, ["config", "show"])
     shown = yaml.safe_load(done.output)
     assert (shown["resync"], shown["inventory"]["refresh"]) == ("90s", "5m")
+
+
+# -- labels of manifests ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["a-b", "c", "a_b"], "a-b and a_b are both label_a_b"),
+        (["team", "team"], "team is named twice"),
+        ([""], "a label has a name"),
+    ],
+)
+def test_labels_that_prometheus_could_not_tell_apart_are_refused(labels: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=said):
+        load_settings(None, state_dir=tmp_path, metrics={"labels": labels})
+
+
+def test_settings_and_metrics_call_labels_the_same(tmp_path: Path) -> None:
+    for other in ("a.b", "a/b", "aäb", "a b"):
+        assert label_name(other) == label_name("a_b")
+        with pytest.raises(Refused, match=f"are both {label_name('a_b')}"):
+            load_settings(None, state_dir=tmp_path, metrics={"labels": ["a_b", other]})

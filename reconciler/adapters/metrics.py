@@ -118,7 +118,7 @@ STORED: tuple[Metric, ...] = (
         "type",
         "status",
     ),
-    _metric("batchjob_suspended", "gauge", "1 while the manifest says `suspend: true`.", *_JOB),
+    _metric("batchjob_suspended", "gauge", "1 while `suspend: true` in the manifest or a pause holds the job.", *_JOB),
     _metric("batchjob_hosts", "gauge", "Children of the latest run by status.", *_JOB, "status"),
     _metric("batchjob_wave", "gauge", "Number of the latest wave that was started; 0 before the first.", *_JOB),
     _metric("batchjob_waves", "gauge", "Waves of the latest run: those started and those still to come.", *_JOB),
@@ -166,7 +166,12 @@ STORED: tuple[Metric, ...] = (
         from_start=_RUN_ENDS,
         buckets=RUN_BUCKETS,
     ),
-    _metric("wave_duration_seconds", "histogram", "From a wave's start to its end.", buckets=RUN_BUCKETS),
+    _metric(
+        "wave_duration_seconds",
+        "histogram",
+        "From a wave's start to the end of its first attempts.",
+        buckets=RUN_BUCKETS,
+    ),
     _metric(
         "child_duration_seconds",
         "histogram",
@@ -238,10 +243,14 @@ CATALOGUE = (*STORED, *OF_PROCESS)
 # == From the store to Prometheus ====================================================================================
 class StoreCollector:
     """Every family that comes out of the store, read anew each time: as text, for 10,000 jobs have half a million series,
-    and an object for each of them would cost ten times as much. `labels`: those of a manifest that are shown."""
+    and an object for each of them would cost ten times as much. `labels`: those of a manifest that are shown.
 
-    def __init__(self, history: History, max_running: int, labels: Iterable[str] = ()) -> None:
+    `sources` are those that are read. What the store remembers of another, which the settings no longer name, never
+    changes again: an alert on it would have no end, and nobody could end it."""
+
+    def __init__(self, history: History, sources: Iterable[str], max_running: int, labels: Iterable[str] = ()) -> None:
         self._history = history
+        self._sources = frozenset(sources)
         self._max_running = max_running
         self._labels = tuple((label, label_name(label)) for label in labels)
 
@@ -252,11 +261,13 @@ class StoreCollector:
         gauges.add("slots", stored.running, _said(state="used"))
         gauges.add("slots", max(0, self._max_running - stored.running), _said(state="free"))
         for job in stored.statuses:
-            # One that was removed is shown for as long as its last run goes on.
-            if job.status.phase is not Phase.REMOVED or _goes_on(job):
+            # One that was removed, or whose source was, is shown for as long as its last run goes on.
+            is_there = job.metadata.source in self._sources and job.status.phase is not Phase.REMOVED
+            if is_there or _goes_on(job):
                 _add_job(gauges, job, self._labels)
         for source in stored.sources:
-            _add_source(gauges, source)
+            if source.metadata.name in self._sources:
+                _add_source(gauges, source)
         return gauges.text() + generate_latest(_Kept.registry(stored.counters))
 
 
@@ -424,9 +435,12 @@ class ProcessMetrics(Collector):
 
     def expect(self, sources: Iterable[str], shown: Iterable[str]) -> None:
         """`sources` are the names of those that it reads, `shown` of those whose status is pushed: their series are there
-        before the first reading, so that an alert on `error` sees it go up."""
-        for counter, names in ((self._syncs, sources), (self._pushes, shown)):
-            for source in names:
+        before the first reading, so that an alert on `error` sees it go up. Those of any other source go."""
+        for counter, names in ((self._syncs, frozenset(sources)), (self._pushes, frozenset(shown))):
+            for sample in (sample for family in counter.collect() for sample in family.samples):
+                if sample.labels["source"] not in names:
+                    counter.remove(sample.labels["source"], sample.labels["result"])
+            for source in sorted(names):
                 for result in ("success", "error"):
                     counter.labels(source, result)
 
@@ -499,9 +513,9 @@ class _Rendered:
 _NOTHING = _Rendered(-math.inf, b"", b"")
 
 
-def _rendered(at: float, plain: bytes) -> _Rendered:
+def _compressed(plain: bytes) -> bytes:
     # Text that repeats itself: to press harder than this costs much and gains little.
-    return _Rendered(at, plain, gzip.compress(plain, compresslevel=1))
+    return gzip.compress(plain, compresslevel=1)
 
 
 class MetricsPage:
@@ -532,7 +546,8 @@ class MetricsPage:
         rendered = self._rendered
         late = self._clock.monotonic() - rendered.at > OLDEST  # the store hangs, and the thread that renders with it
         if late or not self._leads():
-            rendered = _rendered(rendered.at, generate_latest(self._process))
+            of_process = generate_latest(self._process)
+            return _compressed(of_process) if gzipped else of_process
         return rendered.gzipped if gzipped else rendered.plain
 
     def render(self) -> None:
@@ -545,7 +560,8 @@ class MetricsPage:
         except Unavailable as error:
             log.warning("metrics_of_jobs_not_rendered", why=str(error))
             stored = b""
-        self._rendered = _rendered(at, stored + generate_latest(self._process))
+        plain = stored + generate_latest(self._process)
+        self._rendered = _Rendered(at, plain, _compressed(plain))
         self._took = self._clock.monotonic() - at
 
     def _keep_rendering(self) -> None:

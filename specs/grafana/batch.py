@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.text import TextMode
 
 from reconciler.core.status import ConditionType, Phase
-from specs.grafana.children import LATEST_ATTEMPTS, attempts_table, database_variable, runs_table
+from specs.grafana.children import LATEST_ATTEMPTS, ONE_BATCH, attempts_table, database_variable, runs_table
 from specs.grafana.panels import (
     BATCH_UID,
     BLUE,
@@ -41,12 +41,14 @@ from specs.grafana.panels import (
     share,
     stacked,
     timeline,
+    to_dashboard,
     web_variable,
     words,
 )
 
 THIS = f'{HERE},source="$source",name="$name"'
 WEB = "${web}/batches/${source}/${name}"
+TO_CHILDREN = to_dashboard(CHILDREN_UID, **ONE_BATCH)
 UNFINISHED = 'status=~"pending|running"'
 
 
@@ -109,13 +111,9 @@ def dashboard() -> dashboards.Dashboard:
         .with_variable(choice("name", "Batch", of_source, "name", "The name in its manifest."))
         .with_variable(web_variable())
         .with_variable(database_variable())
-        .link(dashboard_link("Fleet overview", f"/d/{FLEET_UID}?var-datasource=${{datasource}}&var-job=${{job}}"))
+        .link(dashboard_link("Fleet overview", to_dashboard(FLEET_UID)))
         .link(dashboard_link("Web page: children and logs", WEB, keep_time=False, new_tab=True))
-        .link(
-            dashboard_link(
-                "Children and attempts (PostgreSQL)", f"/d/{CHILDREN_UID}?var-source=${{source}}&var-name=${{name}}"
-            )
-        )
+        .link(dashboard_link("Children and attempts (PostgreSQL)", TO_CHILDREN))
     )
     return lay_out(whole, [_now(), _hosts(), _over_time(), _runs()])
 
@@ -135,7 +133,7 @@ def _now() -> Section:
         "Hosts of the latest run that are done, whatever came of them.",
         Query(f"({hosts()} - {hosts(UNFINISHED)}) / ({hosts()} > 0)", "completed"),
         steps=[(None, BLUE)],
-        none="no run",
+        none="no run, or nobody leads",
     )
     waves = number(
         "Waves",
@@ -155,21 +153,21 @@ def _now() -> Section:
         "Of the latest run, from its first child's start: until now while it goes on, else until its end.",
         Query(DURATION, "duration"),
         unit="s",
-        none="no run has started",
+        none="no run has started, or nobody leads",
     )
     started = number(
         "Started",
         "The latest run.",
         Query(f"1000 * {STARTED}", "started"),
         unit="dateTimeFromNow",
-        none="no run has started",
+        none="no run has started, or nobody leads",
     )
     ended = number(
         "Last end",
         "Of a run, however it ended.",
         Query(f"1000 * {FINISHED}", "ended"),
         unit="dateTimeFromNow",
-        none="never",
+        none="never, or nobody leads",
     )
     succeeded = number(
         "Last success",
@@ -177,7 +175,7 @@ def _now() -> Section:
         Query(f"1000 * {SUCCEEDED}", "succeeded"),
         unit="dateTimeFromNow",
         steps=[(None, GREEN)],
-        none="never",
+        none="never, or nobody leads",
     )
     generation = number(
         "Generation",
@@ -198,7 +196,7 @@ def _now() -> Section:
         "How it runs, and what. Its hosts, its commit and its author are on its web page.",
         Query(of_batch("batchjob_info", by="strategy, playbook"), kind="table"),
         columns=[Column("strategy", "strategy"), Column("playbook", "playbook")],
-        none="no valid manifest",
+        none="no valid manifest, or nobody leads",
     )
     return Section(
         "Now",
@@ -269,7 +267,7 @@ def _over_time() -> Section:
         Query(DURATION, "duration", kind="range"),
         unit="s",
         colours={"duration": BLUE},
-        none="no run has started",
+        none="no run has started, or nobody led",
     )
     attempts = over_time(
         "Attempts over time",
@@ -293,7 +291,7 @@ def _over_time() -> Section:
             "Prometheus keeps numbers of batches. Of single runs and hosts:\n\n"
             f"- [Web page]({WEB}): revision with author and subject, waves, every host's attempts and log\n"
             "- the row below: runs with their revision, and attempts, where the database is a PostgreSQL that Grafana may read;"
-            f" [children](/d/{CHILDREN_UID}?var-source=${{source}}&var-name=${{name}}) of each run\n"
+            f" [children]({TO_CHILDREN}) of each run\n"
             "- `reconciler status ${source}/${name}`, `reconciler logs ${source}/${name} HOST`, "
             "`reconciler history ${source}/${name}`\n"
         )

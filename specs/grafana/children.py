@@ -27,12 +27,15 @@ from specs.grafana.panels import (
     Column,
     Section,
     dashboard_link,
+    job_variable,
     lay_out,
     link,
     links,
     lit,
+    prometheus_variable,
     property_,
     thresholds,
+    to_dashboard,
     web_variable,
     with_looks,
     words,
@@ -140,8 +143,10 @@ def dashboard() -> dashboards.Dashboard:
         .with_variable(_choice("name", "Batch", NAMES_NOW, "The name in its manifest."))
         .with_variable(_choice("run", "Run", RUNS_NOW, "The newest first."))
         .with_variable(web_variable())
-        .link(dashboard_link("Fleet overview", f"/d/{FLEET_UID}"))
-        .link(dashboard_link("Batch detail", f"/d/{BATCH_UID}?var-source=${{source}}&var-name=${{name}}"))
+        .with_variable(prometheus_variable())
+        .with_variable(job_variable())
+        .link(dashboard_link("Fleet overview", to_dashboard(FLEET_UID)))
+        .link(dashboard_link("Batch detail", to_dashboard(BATCH_UID, **ONE_BATCH)))
         .link(dashboard_link("Web page", "${web}/batches/${source}/${name}", keep_time=False, new_tab=True))
     )
     return lay_out(whole, [_run(), _runs()])
@@ -172,10 +177,11 @@ STATUS = (
         [words({name: (name, colour) for name, colour in {**OF_CHILDREN, **OF_RUNS, "running": BLUE}.items()})],
     ),
 )
+ONE_BATCH = {"database": "${database}", "source": "${source}", "name": "${name}"}
+"""What is chosen of Batch detail and of this."""
+
 LOG = links(link("Log of this host", "${web}/jobs/${__data.fields.job}/log", new_tab=True))
-SELECT_RUN = links(
-    link("Its children", f"/d/{CHILDREN_UID}?var-source=${{source}}&var-name=${{name}}&var-run=${{__data.fields.run}}")
-)
+SELECT_RUN = links(link("Its children", to_dashboard(CHILDREN_UID, **ONE_BATCH, run="${__data.fields.run}")))
 
 
 def _run() -> Section:

@@ -74,7 +74,8 @@ def only(what: str, of: str) -> str:
 ATTENTION = phase(NEEDS_SOMEBODY)
 RUNNING = phase('phase="Running"')
 ENDED = f"sum({counted('runs_finished_total', 'status, reason')})"
-LEADS = f"sum({series('leader', HERE)} == 1)"
+NONE = f"0 * max({series('slots', HERE)})"
+"""0, where it is known: slots are there while a daemon leads and its database answers, and at no other time."""
 
 
 def dashboard() -> dashboards.Dashboard:
@@ -133,7 +134,7 @@ def _now() -> Section:
     waves = number(
         "Waves in progress",
         "Batches of which a wave runs now: each has one at a time.",
-        Query(f"count({only(of_leader('batchjob_wave', BATCH, SHOWN) + ' > 0', RUNNING)}) or 0 * {LEADS}"),
+        Query(f"count({only(of_leader('batchjob_wave', BATCH, SHOWN) + ' > 0', RUNNING)}) or {NONE}"),
         steps=[(None, GREY), (1, BLUE)],
     )
     slots = share(
@@ -153,7 +154,7 @@ def _now() -> Section:
         "one counts as not succeeded.",
         Query(f"{succeeded} / ({ENDED} > 0)", "runs"),
         steps=[(None, RED), (0.8, YELLOW), (0.95, GREEN)],
-        none="no run ended",
+        none="no run ended, or nobody leads",
     )
     ended = numbers(
         "Runs that ended",
@@ -193,7 +194,7 @@ def _where() -> Section:
             Column("Value #C", "hosts", looks=number_of_hosts),
             Column("Value #D", "ended", "dateTimeFromNow"),
         ],
-        none="nothing needs anybody",
+        none="nothing needs anybody, or nobody leads",
     )
     done = f"({hosts()} - {hosts(UNFINISHED)}) / ({hosts()} > 0)"
     progress = rows(
@@ -226,14 +227,14 @@ def _where() -> Section:
             Column("Value #D", "unsuccessful", looks=number_of_hosts),
             Column("Value #E", "for", "s"),
         ],
-        none="nothing runs",
+        none="nothing runs, or nobody leads",
     )
     failures = bars_of(
         "Failures by reason",
         "Runs that failed in the time shown, by reason. specs/conditions.yaml says of each what it means and what to do.",
         Query(f"{counted('runs_finished_total', 'reason', more=FAILED)} > 0", "{{reason}}"),
         colour=RED,
-        none="no run failed",
+        none="no run failed, or nobody leads",
     )
     return Section("What and where", [(9, [(16, attention), (8, failures)]), (8, [(24, progress)])])
 
@@ -274,7 +275,7 @@ def _latency() -> Section:
         Query(quantile(0.5, "pickup_seconds"), "half within", kind="range"),
         Query(quantile(0.95, "pickup_seconds"), "95 % within", kind="range"),
         unit="s",
-        none="no run started",
+        none="no run started, or nobody led",
     )
     runs = over_time(
         "Run duration",
@@ -282,15 +283,16 @@ def _latency() -> Section:
         Query(quantile(0.95, "run_duration_seconds", "status"), "{{status}}", kind="range"),
         unit="s",
         colours=OF_RUNS,
-        none="no run ended",
+        none="no run ended, or nobody led",
     )
     waves = over_time(
         "Wave duration",
-        "Of the waves that ended in the hour before each point.",
+        "Of the waves that ended in the hour before each point, from the first start to the end of the first attempts: "
+        "later ones are not in it.",
         Query(quantile(0.5, "wave_duration_seconds"), "half within", kind="range"),
         Query(quantile(0.95, "wave_duration_seconds"), "95 % within", kind="range"),
         unit="s",
-        none="no wave ended",
+        none="no wave ended, or nobody led",
     )
     children = over_time(
         "Host duration",
@@ -298,7 +300,7 @@ def _latency() -> Section:
         Query(quantile(0.95, "child_duration_seconds", "status"), "{{status}}", kind="range"),
         unit="s",
         colours=OF_CHILDREN,
-        none="no host was done",
+        none="no host was done, or nobody led",
     )
     return Section("How long it takes", [(8, [(12, pickup), (12, runs)]), (8, [(12, waves), (12, children)])])
 
@@ -331,7 +333,7 @@ def _daemon() -> Section:
             ),
             Column("Value #C", "removed"),
         ],
-        none="no source was read",
+        none="no source was read, or nobody leads",
     )
     looks = over_time(
         "Looks at batches",

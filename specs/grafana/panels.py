@@ -77,10 +77,12 @@ def counted(name: str, by: str, selector: str = HERE, more: str = "", window: st
 
 
 def per_step(name: str, by: str, selector: str = HERE, more: str = "") -> str:
-    """The same for bars: each has what was counted since the one before, so that together they are the whole. Lower than
-    0 only if the database was put back to an older state."""
+    """The same for bars: each has what was counted since the one before, so that together they are the whole. What was
+    counted while nobody was scraped is in the first bar after that: runs that end during a restart are taken in right
+    after it. Lower than 0 only if the database was put back to an older state."""
     each = series(name, selector, more)
-    return f"clamp_min(max by ({by}) ({each}) - max by ({by}) ({each} offset $__interval), 0)"
+    before = f"last_over_time({each}[1d] offset $__interval)"
+    return f"clamp_min(max by ({by}) ({each}) - max by ({by}) ({before}), 0)"
 
 
 def quantile(share: float, name: str, by: str = "", more: str = "", window: str = "1h") -> str:
@@ -398,11 +400,17 @@ def links(*each: Mapping[str, object]) -> model.DynamicConfigValue:
     return property_("links", [dict(one) for one in each])
 
 
+def to_dashboard(uid: str, **chosen: str) -> str:
+    """Its address, with what was chosen at the top of this one, and `chosen`: variable to value."""
+    kept = {"datasource": "${datasource}", "job": "${job:percentencode}", "web": "${web:percentencode}"}
+    return f"/d/{uid}?" + "&".join(f"var-{name}={value}" for name, value in {**kept, **chosen}.items())
+
+
 FROM_ROW = links(
     link(
         "Batch detail",
-        f"/d/{BATCH_UID}?var-datasource=${{datasource}}&var-job=${{job}}&var-source=${{__data.fields.source}}"
-        "&var-name=${__data.fields.name}&${__url_time_range}",
+        to_dashboard(BATCH_UID, source="${__data.fields.source}", name="${__data.fields.name}")
+        + "&${__url_time_range}",
     ),
     link("Web page: children and logs", "${web}/batches/${__data.fields.source}/${__data.fields.name}", new_tab=True),
 )
@@ -449,7 +457,7 @@ def web_variable() -> dashboards.TextBoxVariable:
     return (
         dashboards.TextBoxVariable("web")
         .label("Web page")
-        .description("Where the daemon's own page is, as your browser reaches it.")
+        .description("Where the daemon's own page is, as your browser reaches it. Links to other dashboards keep it.")
         .default_value(address)
         .current(model.VariableOption(text=address, value=address))
     )

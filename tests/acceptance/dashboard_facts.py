@@ -157,8 +157,11 @@ def _read(connection: Connection) -> Facts:
             numbers = connection.scalars(select(attempts.c.number).where(attempts.c.job == child.id))
             tries[row.name] = max(tries[row.name], *numbers, 0)
             children.append(_part(row.name, child.status, child.reason, child.started_at, child.finished_at))
-    of_wave = select(func.min(slices.c.started_at), func.max(slices.c.finished_at)).group_by(
-        slices.c.run, slices.c.wave
+    # Hosts that are tried again do so later, one part after another: that is no part of their wave's duration.
+    of_wave = (
+        select(func.min(slices.c.started_at), func.max(slices.c.finished_at))
+        .where(slices.c.attempt == 1)
+        .group_by(slices.c.run, slices.c.wave)
     )
     ended = of_wave.having(func.count(slices.c.finished_at) == func.count())
     sources = list(connection.scalars(select(source_status.c.status)))

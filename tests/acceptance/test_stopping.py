@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -209,7 +210,7 @@ def test_a_source_that_the_settings_name_now_is_followed_from_now_on(tmp_path: P
     work.job()
     commit = work.push()
     one = {"url": f"file://{work.bare}", "branch": "main", **SECOND}
-    with work.running() as process:
+    with work.running("--listen", "127.0.0.1:0") as process:
         work.reached(commit)
         work.follow_all({"default": one, "second": one})
         process.send_signal(signal.SIGHUP)
@@ -221,6 +222,14 @@ def test_a_source_that_the_settings_name_now_is_followed_from_now_on(tmp_path: P
         work.follow_all({"second": one})
         process.send_signal(signal.SIGHUP)
         wait_for(lambda: work.log.read_text().count("settings_reloaded") == 2, "the other to be left alone")
+        (*_, port) = re.findall(r"event=settings_reloaded.*port=(\d+)", work.log.read_text())
+
+        def measured(source: str) -> bool:
+            answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30, trust_env=False)
+            return f'{{source="{source}"' in answer.text
+
+        wait_for(lambda: measured("second"), "numbers of the one that is left")
+        wait_for(lambda: not measured("default"), "no numbers of the other")
         work.job(extraVars={"seconds": 0.1})
         work.push()
         wait_for(lambda: len(work.recorded("end")) == 3, "a run of the one that is left")

@@ -27,11 +27,10 @@ from reconciler.adapters.metrics import (
     MetricsPage,
     ProcessMetrics,
     StoreCollector,
-    label_name,
     pause_after,
 )
 from reconciler.adapters.store import counters
-from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.errors import Unavailable
 from reconciler.core.facts import CauseKind, Child, ChildStatus, RunStatus, Stop
 from reconciler.core.folding import conclude
 from reconciler.core.manifest import Strategy
@@ -57,7 +56,6 @@ from reconciler.core.status import (
     WaveView,
 )
 from reconciler.ports import History, StoredMetrics
-from reconciler.settings import load_settings
 from tests.fakes.clock import FakeClock
 from tests.prometheus import why_no_prometheus
 
@@ -93,7 +91,11 @@ def page_of(numbers: Numbers, process: ProcessMetrics, clock: FakeClock) -> Metr
     process.queue = Queue
     process.status_write_errors = lambda: 0
     process.leads = lambda: True
-    return MetricsPage(process, StoreCollector(cast(History, numbers), 50, ("team",)), clock, process.leads)
+    return MetricsPage(process, collector(numbers, "team"), clock, process.leads)
+
+
+def collector(numbers: Numbers, *labels: str) -> StoreCollector:
+    return StoreCollector(cast(History, numbers), ["default"], 50, labels)
 
 
 @pytest.fixture
@@ -200,9 +202,9 @@ def job_status(phase: Phase = Phase.FAILED) -> JobStatus:
     )
 
 
-def source_status() -> SourceStatus:
+def source_status(name: str = "default") -> SourceStatus:
     return SourceStatus(
-        metadata=SourceMetadata(name="default"),
+        metadata=SourceMetadata(name=name),
         status=SourceStatusBody(
             observed_revision=None, last_sync=NOON, manifests=ManifestCounts(accepted=2, rejected=1), conditions=()
         ),
@@ -298,6 +300,31 @@ def test_the_series_of_a_job_go_with_its_manifest(numbers: Numbers, page: Metric
     assert "patch-web" not in page.page().decode()
 
 
+def of_source(source: str, job: JobStatus) -> JobStatus:
+    return job.model_copy(update={"metadata": job.metadata.model_copy(update={"source": source})})
+
+
+def running(job: JobStatus) -> JobStatus:
+    assert job.status.run is not None
+    run = job.status.run.model_copy(update={"status": RunStatus.RUNNING})
+    return job.model_copy(update={"status": job.status.model_copy(update={"run": run})})
+
+
+def test_of_a_source_that_the_settings_no_longer_name_only_runs_that_go_on_are_shown(
+    numbers: Numbers, page: MetricsPage
+) -> None:
+    """What is kept of it never changes again, so an alert on it would have no end."""
+    gone, there = source_status("gone"), source_status()
+    numbers.stored = StoredMetrics((of_source("gone", job_status()), job_status()), (there, gone), {}, 0)
+    assert value(page, "batchjob_generation", **JOB) == 3
+    assert value(page, "source_last_sync_timestamp_seconds", source="default") is not None
+    assert 'source="gone"' not in page.page().decode()
+
+    numbers.stored = StoredMetrics((of_source("gone", running(job_status())),), (gone,), {}, 1)
+    assert value(page, "batchjob_generation", **{**JOB, "source": "gone"}) == 3
+    assert value(page, "source_last_sync_timestamp_seconds", source="gone") is None
+
+
 def test_counters_and_histograms_are_those_of_the_database(numbers: Numbers, page: MetricsPage) -> None:
     numbers.stored = StoredMetrics(
         (),
@@ -360,6 +387,14 @@ def test_numbers_of_a_database_that_hangs_are_not_served_for_ever(
     assert gzip.decompress(page.page(gzipped=True)) == page.page()
 
 
+def test_a_plain_page_costs_no_compression(
+    page: MetricsPage, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.advance(timedelta(seconds=OLDEST + 1))  # what was rendered is no longer served
+    monkeypatch.setattr(gzip, "compress", lambda *_, **__: pytest.fail("nobody wants it"))
+    assert b"reconciler_queue_depth 4.0" in page.page()
+
+
 def test_a_playbook_with_strange_signs_does_not_break_the_page(numbers: Numbers, page: MetricsPage) -> None:
     odd = job_status()
     playbook = 'plays/"a\\b"\n{x="y"}.yml'
@@ -394,7 +429,7 @@ def test_the_labels_that_are_asked_for_are_shown_and_go_with_their_job(numbers: 
 
 def test_without_a_label_that_is_asked_for_there_is_no_such_series(numbers: Numbers) -> None:
     numbers.stored = labelled(team="platform")
-    assert b"reconciler_batchjob_labels{" not in StoreCollector(cast(History, numbers), 50).render()
+    assert b"reconciler_batchjob_labels{" not in collector(numbers).render()
 
 
 @pytest.mark.parametrize(
@@ -413,30 +448,10 @@ def test_whatever_a_label_is_called_prometheus_can_read_it(numbers: Numbers, lab
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"labels": {label: odd}})})
     numbers.stored = StoredMetrics((job,), (), {}, 0)
 
-    text = StoreCollector(cast(History, numbers), 50, (label,)).render().decode()
+    text = collector(numbers, label).render().decode()
 
     found = [family for family in text_string_to_metric_families(text) if family.name == f"{PREFIX}batchjob_labels"]
     assert [sample.labels for sample in found[0].samples] == [{**JOB, shown: odd}]
-
-
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [
-        (["a-b", "c", "a_b"], "a-b and a_b are both label_a_b"),
-        (["team", "team"], "team is named twice"),
-        ([""], "a label has a name"),
-    ],
-)
-def test_labels_that_prometheus_could_not_tell_apart_are_refused(labels: list[str], said: str, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=said):
-        load_settings(None, state_dir=tmp_path, metrics={"labels": labels})
-
-
-def test_settings_and_metrics_call_labels_the_same(tmp_path: Path) -> None:
-    for other in ("a.b", "a/b", "aäb", "a b"):
-        assert label_name(other) == label_name("a_b")
-        with pytest.raises(Refused, match=f"are both {label_name('a_b')}"):
-            load_settings(None, state_dir=tmp_path, metrics={"labels": ["a_b", other]})
 
 
 # -- the catalogue ---------------------------------------------------------------------------------------------------
@@ -522,7 +537,7 @@ def test_what_takes_long_to_render_is_begun_early_enough() -> None:
 
 def test_a_standby_shows_itself_and_no_job(numbers: Numbers, process: ProcessMetrics, clock: FakeClock) -> None:
     leads = False
-    page = MetricsPage(process, StoreCollector(cast(History, numbers), 50), clock, lambda: leads)
+    page = MetricsPage(process, collector(numbers), clock, lambda: leads)
     process.leads = lambda: leads
     page.start()
     assert "reconciler_leader 0.0" in page.page().decode()
@@ -549,6 +564,21 @@ def test_readings_of_each_source_are_counted_from_0(numbers: Numbers, clock: Fak
     process.synced("network", "error", 60.0)
     assert value(page, "source_sync_total", source="network", result="error") == 1
     assert value(page, "source_sync_total", source="fleet", result="error") == 0
+
+
+def test_what_was_counted_of_a_source_goes_when_it_is_no_longer_read(numbers: Numbers, clock: FakeClock) -> None:
+    process = ProcessMetrics()
+    page = page_of(numbers, process, clock)
+    process.expect(["fleet", "network"], ["fleet", "network"])
+    for source in ("fleet", "network"):
+        process.synced(source, "error", 1.0)
+        process.status_pushed(source, "error")
+    process.expect(["network", "new"], ["new"])
+    for series in ("source_sync_total", "source_status_pushes_total"):
+        assert value(page, series, source="fleet", result="error") is None
+        assert value(page, series, source="new", result="error") == 0
+    assert value(page, "source_sync_total", source="network", result="error") == 1, "it is read as before"
+    assert value(page, "source_status_pushes_total", source="network", result="error") is None, "nobody pushes it"
 
 
 def test_the_work_of_this_process_is_counted(process: ProcessMetrics, page: MetricsPage) -> None:

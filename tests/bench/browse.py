@@ -21,7 +21,7 @@ from reconciler.adapters.store.tables import jobs
 from reconciler.core.facts import ChildStatus, JobKey
 from reconciler.core.status import Phase
 from reconciler.ports import BatchesWanted, BatchMark, RunsWanted, ServerMark, ServersWanted
-from tests.bench.full import BATCHES, LARGEST, LOG_LINES, fill, key_of, make_lists_again, run_of
+from tests.bench.full import BATCHES, LARGEST, LOG_LINES, SOURCES, fill, key_of, make_lists_again, run_of
 from tests.bench.measure import Number
 from tests.builders import NOON
 from tests.databases import POSTGRESQL, new_database, why_no
@@ -96,7 +96,7 @@ def _pages(store: SqlStore) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _metrics(name: str, store: SqlStore) -> Iterator[Number]:
-    collector = StoreCollector(store, 50, ("team",))
+    collector = StoreCollector(store, SOURCES, 50, ("team",))
     page = MetricsPage(ProcessMetrics(), collector, SystemClock(), lambda: True)
     page.start()
     rendering = _took(page.render, 3)
