@@ -19,7 +19,9 @@ const pages = {
 };
 
 keepTime();
-document.getElementById("log-out")?.addEventListener("click", async () => {
+// Who is logged in may become another without the page being loaded anew: what is clicked is looked up then.
+document.getElementById("account").addEventListener("click", async (event) => {
+  if (event.target.closest("#log-out") === null) return;
   await logOut();
   location.reload();
 });
