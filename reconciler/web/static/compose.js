@@ -1,7 +1,7 @@
 // Composing a batch: each click changes the manifest, and the daemon says what it would come to.
 import { call } from "./api.js";
 import { dialogOf } from "./asking.js";
-import { known, visible } from "./fragments.js";
+import { known, put, visible } from "./fragments.js";
 import { manifestOf } from "./manifest.js";
 import { Picking } from "./picking.js";
 
@@ -47,11 +47,11 @@ export function showComposer() {
     const byTags = form.querySelector('input[name="by"][value="tags"]');
     byTags.disabled = tags === null;
     if (tags === null && byTags.checked) form.querySelector('input[name="by"][value="hosts"]').checked = true;
-    put("c-by-tags", tags === null ? "(choose by tag, and nothing else)" : `(${tags.join(", ")})`);
-    put("c-count", `${count} selected`);
-    put("c-few", count === 1 ? `A batch has at least ${FEWEST} servers: choose one more.` : "");
-    put("c-many", count > MANY ? `${count} servers are more than ${MANY}: is that what you mean?` : "");
-    put("c-limit-shown", fields.limit.value);
+    write("c-by-tags", tags === null ? "(choose by tag, and nothing else)" : `(${tags.join(", ")})`);
+    write("c-count", `${count} selected`);
+    write("c-few", count === 1 ? `A batch has at least ${FEWEST} servers: choose one more.` : "");
+    write("c-many", count > MANY ? `${count} servers are more than ${MANY}: is that what you mean?` : "");
+    write("c-limit-shown", fields.limit.value);
     fields.limit.disabled = fields.strategy.value === "sequential";
     manifest.textContent = manifestOf(chosen());
     copying.disabled = downloading.disabled = count < FEWEST;
@@ -112,7 +112,7 @@ export function showComposer() {
   function say(kind, text) {
     plan.replaceChildren();
     told.className = kind;
-    put("c-plan-told", visible(text));
+    put(told, visible(text));
   }
 
   form.addEventListener("submit", (event) => event.preventDefault());
@@ -177,19 +177,18 @@ function line(kind, text, element = "p") {
   return made;
 }
 
-function put(id, text) {
-  const element = document.getElementById(id);
-  if (element.textContent !== text) element.textContent = text;
+function write(id, text) {
+  put(document.getElementById(id), text);
 }
 
 async function copy(manifest) {
   try {
     await navigator.clipboard.writeText(manifest.textContent);
-    put("c-answer", "Copied.");
+    write("c-answer", "Copied.");
   } catch {
     // Where there is no clipboard to write to, it is selected for who copies it by hand.
     getSelection().selectAllChildren(manifest);
-    put("c-answer", "It is selected: copy it.");
+    write("c-answer", "It is selected: copy it.");
   }
 }
 
