@@ -5,11 +5,15 @@ import { showBatches } from "./batches.js";
 import { showComposer } from "./compose.js";
 import { showLog } from "./log.js";
 import { showLogin } from "./login.js";
+import { keepHeld } from "./notices.js";
 import { showServers } from "./servers.js";
 import { keepTime } from "./times.js";
 
 const pages = {
-  batches: showBatches,
+  batches: () => {
+    showBatches();
+    keepHeld();
+  },
   batch: showBatch,
   log: showLog,
   login: showLogin,

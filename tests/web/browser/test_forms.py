@@ -13,19 +13,22 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from reconciler.adapters.store import SqlStore
-from reconciler.core.facts import JobKey
+from reconciler.core.facts import ChildStatus, JobKey
 from reconciler.core.manifest import DEFAULT_MAX_LIMIT
+from reconciler.core.plans import Blocked
 from reconciler.core.reading import parse_manifests
+from reconciler.core.reasons import Reason
+from reconciler.core.report import report_unread_source
 from reconciler.ports import Planned, PlannedHost, SourceOffer
 from tests.acceptance.workspace import wait_for
-from tests.builders import NOON, new_cause
+from tests.builders import NOON, make_spec, new_cause
 from tests.contracts.stores import World
 from tests.databases import SQLITE, migrated_database
 from tests.fakes.clock import RunningClock
-from tests.web.browser.chromium import PATIENCE, Watched, watched
-from tests.web.browser.fleet import SOURCE, Fleet, fill
+from tests.web.browser.chromium import PATIENCE, Watched, serious_issues, watched
+from tests.web.browser.fleet import APP, DB, SOURCE, Fleet, fill, source_named
 from tests.web.filled import Desk
-from tests.web.ports import OPERATES, make_doors, served
+from tests.web.ports import OPERATES, connected, make_doors, served
 
 
 class SlowDesk(Desk):
@@ -232,3 +235,75 @@ def test_the_focus_is_on_the_page_after_what_was_asked_is_done(visit: Watched, s
     expect(dialog.get_by_role("status")).to_have_text("Accepted")
     dialog.get_by_role("button", name="Close").click()
     expect(page.locator("main")).to_be_focused()
+
+
+# -- what is told beside what is shown -------------------------------------------------------------------------------
+def test_an_earlier_run_shows_its_own_facts(visit: Watched, site: Site) -> None:
+    before = site.fleet.runs["restart-database"]
+    wrong = {
+        name: {"status": ChildStatus.FAILED, "message": "no space", "task": "Restart"} for name in ("db-1", "db-2")
+    }
+    site.fleet.run(
+        "restart-database",
+        DB[:2],
+        wrong,
+        spec=make_spec(limit=2, playbook="playbooks/another.yml", selector={"hosts": ["db-1", "db-2"]}),
+        commit=site.fleet.commit("Restart two of them by another playbook"),
+    )
+    page = visit.goto(f"/batches/{SOURCE}/restart-database")
+    expect(page.locator("h1")).to_contain_text("Failed")
+    facts = page.locator(".facts")
+    expect(facts).to_contain_text("2 Nodes")
+    visit.goto(f"/batches/{SOURCE}/restart-database?run={before}")
+    expect(page.get_by_text("This is an earlier run")).to_be_visible()
+    expect(page.locator("h1 .badge").last).to_have_text("success")
+    expect(page.locator(".progress-text")).to_have_text("4/4 completed, 0 failed")
+    expect(facts).to_contain_text("4 Nodes")
+    expect(facts).to_contain_text("playbooks/restart.yml")
+    for text in ("another.yml", "Strategy"):
+        expect(facts).not_to_contain_text(text)
+    expect(page.locator(".lead")).not_to_contain_text("failed")
+
+
+def test_it_is_told_aloud_that_a_batch_has_ended(visit: Watched, site: Site) -> None:
+    fleet, name = site.fleet, "tell-aloud"
+    spec, wrong = make_spec(limit=2), {"app-1": {"status": ChildStatus.FAILED, "message": "no space", "task": "Work"}}
+    fleet.run(name, APP[:2], wrong, spec=spec, commit=fleet.commit("Something that fails"))
+    page = visit.goto(f"/batches/{SOURCE}/{name}")
+    expect(page.locator("#live")).to_contain_text("Live")
+    expect(page.locator("#announcer")).to_be_empty()
+    fleet.run(name, APP[:2], spec=spec, commit=fleet.commit("Something that does not"))
+    expect(page.locator("#announcer")).to_have_text(f"{name}: Succeeded, 2/2 completed, 0 failed")
+
+
+def test_a_source_that_cannot_be_read_is_told_of_until_it_can(visit: Watched, site: Site) -> None:
+    said = source_named(SOURCE)
+    page = visit.page
+    page.clock.install()
+    visit.goto("/")
+    notice = page.locator("#held .notice", has_text="could not resolve host")
+    expect(notice).to_have_count(0)
+    for reason, permanent, shade in (
+        (Reason.SOURCE_UNAVAILABLE, False, "yellow"),
+        (Reason.SOURCE_UNVERIFIED, True, "red"),
+    ):
+        why = Blocked(reason, "could not resolve host: git.example.org", permanent=permanent)
+        site.store.save_source_status(report_unread_source(SOURCE, why, said, NOON))
+        page.clock.run_for(15_000)
+        expect(notice).to_have_class(f"notice notice-{shade}")
+    assert serious_issues(page) == []
+    site.store.save_source_status(said)
+    page.clock.run_for(15_000)
+    expect(notice).to_have_count(0)
+
+
+def test_a_source_that_the_settings_name_no_more_is_not_told_of(site: Site) -> None:
+    why = Blocked(Reason.SOURCE_UNAVAILABLE, "nobody reads it any more", permanent=False)
+    site.store.save_source_status(report_unread_source("gone", why, None, NOON))
+    doors = make_doors(browser=site.store, requests=site.store, sources=frozenset({SOURCE}))
+    with served(doors) as server, connected(server) as client:
+        for path in ("/", "/fragments/held"):
+            answer = client.get(path)
+            assert answer.status_code == 200
+            assert "nobody reads it any more" not in answer.text
+            assert f"Source {SOURCE}" in answer.text  # which has manifests that were rejected
