@@ -118,8 +118,7 @@ export function showComposer() {
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", (event) => {
     if (event.target === fields.name) ownName = fields.name.value !== "";
-    if (event.target.closest("#c-picks") !== null || event.target.id === "c-search") return;
-    if (event.target === fields.source) { location.search = new URLSearchParams({ source: fields.source.value }); return; }
+    if (event.target.form !== form || event.target.closest("#c-picks") !== null || event.target.id === "c-search") return;
     if (event.target === fields.playbook && !ownName) fields.name.value = nameOf(fields.playbook.value);
     changed();
   });

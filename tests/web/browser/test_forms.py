@@ -163,6 +163,36 @@ def test_of_a_plan_one_sentence_is_read_aloud(visit: Watched) -> None:
     assert page.locator(".plan-waves").evaluate("list => list.closest('[role=status], [aria-live]')") is None
 
 
+def test_another_source_is_gone_to_by_a_button_and_not_by_an_arrow_key(visit: Watched) -> None:
+    page = visit.goto("/new")
+    page.get_by_label("Name", exact=True).fill("half-done")
+    page.get_by_label("Source").focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_label("Source")).to_have_value("another")
+    expect(page.locator("#c-manifest")).to_contain_text("half-done")
+    expect(page).to_have_url(re.compile(r"/new$"))
+    page.get_by_role("button", name="Change the source").click()
+    expect(page).to_have_url(re.compile(r"/new\?source=another$"))
+    expect(page.get_by_label("Playbook")).to_have_value("playbooks/other.yml")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("other")
+
+
+def test_what_is_chosen_is_seen_where_the_system_has_its_own_colours(browser: Browser, site: Site) -> None:
+    ground = "element => getComputedStyle(element).backgroundColor"
+    with watched(browser, site.base, forced_colors="active") as seen:
+        page = seen.goto("/?phase=Failed")
+        chips = {name: page.locator(f'.chip[data-phase="{name}"]') for name in ("Failed", "Running")}
+        assert chips["Failed"].evaluate(ground) != chips["Running"].evaluate(ground)
+        here, other = (page.get_by_role("link", name=name, exact=True) for name in ("Jobs", "Servers"))
+        line = "element => getComputedStyle(element).borderBottomColor"
+        assert here.evaluate(line) != other.evaluate(line)
+        page = seen.goto("/new")
+        tags = page.locator("#c-tags .chip")
+        tags.first.click()
+        expect(tags.first).to_have_attribute("aria-pressed", "true")
+        assert tags.first.evaluate(ground) != tags.nth(1).evaluate(ground)
+
+
 # -- dialogs ---------------------------------------------------------------------------------------------------------
 def test_a_dialog_keeps_neither_the_token_nor_the_reason(visit: Watched, site: Site) -> None:
     page = visit.goto(f"/batches/{SOURCE}/upgrade-kernel")
