@@ -116,6 +116,7 @@ def build_port(
         authoring=authoring,
         hooks={name: Hook(secret, partial(shown.poke, name)) for name, secret in secrets.items()},
         access=port_access(settings),
+        sources=frozenset(each.source.name for each in built),
         max_limit=settings.max_limit,
     )
     return Web(WebServer(build_web(doors), settings.http.listen), metrics, authoring)

@@ -30,7 +30,7 @@ from reconciler.cli.options import (
     opened,
     status_of,
 )
-from reconciler.cli.watching import all_batches, batches_of, each_change, glance_at_all, on_terminal
+from reconciler.cli.watching import all_batches, batches_of, each_change, glance_at_all, on_terminal, tell_away
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import Child, Commit, JobKey, Run
 from reconciler.core.folding import fold, run_of
@@ -262,7 +262,7 @@ def _print_logs(
             if not follow:
                 raise
             if not away:
-                show.err.print(f"{error}; it goes on once it is back", markup=False)
+                tell_away(error)
             away = True
         else:
             away = False

@@ -131,21 +131,32 @@ def _counts(counts: Mapping[Phase, int]) -> Text:
 # -- elsewhere -------------------------------------------------------------------------------------------------------
 def each_change(store: SqlStore, read: Callable[[], Iterator[JobStatus]], tell: Callable[[JobStatus], None]) -> None:
     """Tell of what is another than when it was told of last, at first of all, until interrupted. Of each batch no more is
-    remembered than a digest."""
+    remembered than a digest. What changes while the database is away is told once it is back."""
     told: dict[JobKey, bytes] = {}
-    event, unread = store.last_event(), READS
+    event, unread, away = store.last_event(), READS, False
     while True:
-        for job in read() if unread > 0 else ():
-            key = JobKey(job.metadata.source, job.metadata.name)
-            digest = digest_of(job)
-            known = told.get(key)
-            told[key] = digest
-            if known != digest and (known is not None or job.status.phase is not Phase.REMOVED):
-                tell(job)
+        try:
+            for job in read() if unread > 0 else ():
+                key = JobKey(job.metadata.source, job.metadata.name)
+                digest = digest_of(job)
+                known = told.get(key)
+                if known != digest and (known is not None or job.status.phase is not Phase.REMOVED):
+                    tell(job)
+                told[key] = digest
+            last = store.last_event()
+        except Unavailable as error:
+            if not away:
+                tell_away(error)
+            unread, away = READS, True
+        else:
+            unread, away = READS if last != event else unread - 1, False
+            event = last
         time.sleep(POLL)
-        last = store.last_event()
-        unread = READS if last != event else unread - 1
-        event = last
+
+
+def tell_away(error: Unavailable) -> None:
+    """Where following goes on without the database: once for each time that it is away."""
+    show.err.print(f"{error}; it goes on once it is back", markup=False)
 
 
 def digest_of(job: JobStatus) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Protocol
@@ -78,6 +78,8 @@ class Doors:
     authoring: Authoring | None = None
     hooks: Mapping[str, Hook] = field(default_factory=lambda: MappingProxyType({}))
     access: Access = Access()
+    sources: Collection[str] | None = None
+    """Those that the settings name; the database remembers others, too. None: all that it knows."""
     max_limit: int = DEFAULT_MAX_LIMIT
     """The highest `limit` that a manifest may have."""
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from reconciler.adapters.store import SqlStore
-from reconciler.cli import looking
+from reconciler.cli import looking, watching
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, JobKey, RunStatus
 from reconciler.core.reasons import Reason
@@ -243,6 +243,39 @@ def test_programs_get_a_whole_document_for_each_change(world: World, tmp_path: P
     first, *_, last = [json.loads(one) for one in out.read_text().splitlines()]
     assert len(first["status"]["children"]) == 3
     assert last["status"]["message"] == "brand-new"
+
+
+def test_in_a_pipe_it_outlives_a_database_that_is_away(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(world, job("patch"), "before")
+    store = cast(SqlStore, world.store)
+    away, told = iter((True, True, False, True)), list[str]()
+    really = store.last_event
+
+    def be_there() -> None:
+        if next(away, False):
+            raise Unavailable(Reason.STORE_UNAVAILABLE, "the database is away")
+
+    def last_event() -> int:
+        if told:
+            be_there()
+        return really()
+
+    def tell(status: JobStatus) -> None:
+        be_there()  # it is asked for more, sometimes
+        told.append(status.status.message)
+        if told == ["before"]:
+            say(world, job("patch"), "after")
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "last_event", last_event)
+    monkeypatch.setattr(watching, "POLL", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        watching.each_change(store, lambda: watching.all_batches(store), tell)
+    assert told == ["before", "after"]
+    assert capsys.readouterr().err.count("the database is away") == 1
 
 
 # == logs -f =========================================================================================================

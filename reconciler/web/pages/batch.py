@@ -72,13 +72,11 @@ def batch_routes() -> APIRouter:
         attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
     ) -> HTMLResponse:
         job = _job(look.doors, job_id)
-        row = look.doors.browser.run_row(job.run)
         attempts = look.doors.browser.attempts(job_id) if job.child is not None else ()
         lines, last = cut(look.doors.browser.log_page(job.run, job.host, attempt, 0, LINES + 1), LINES)
         return look.page(
             "log.html",
             job=job,
-            row=row,
             attempt=attempt,
             attempts=attempts,
             lines=classed(lines),
@@ -95,13 +93,15 @@ def batch_routes() -> APIRouter:
         attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
         after: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
         count: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+        limit: Annotated[int, Query(ge=0, le=LINES)] = LINES,
     ) -> HTMLResponse:
-        """The lines after one, before which there are `count`; whether that is all, and whether more may come."""
+        """The lines after one, before which there are `count`; whether that is all, and whether more may come. The head of
+        the page, too: `limit` 0 is for who has lines enough, and wants to see how it ends."""
         found = _job(look.doors, job)
-        lines, last = cut(look.doors.browser.log_page(found.run, found.host, attempt, after, LINES + 1), LINES)
+        lines, last = cut(look.doors.browser.log_page(found.run, found.host, attempt, after, limit + 1), limit)
         end = lines[-1].sequence if lines else after
         return look.page(
-            "_lines.html",
+            "_log.html",
             job=found,
             lines=classed(lines, count),
             more=last is not None,

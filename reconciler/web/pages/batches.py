@@ -13,6 +13,7 @@ from reconciler.core.facts import UNSUCCESSFUL, Child, ChildStatus, JobKey
 from reconciler.core.status import Phase
 from reconciler.ports import BatchesWanted, BatchRow, Browser
 from reconciler.web.doors import Doors
+from reconciler.web.pages.held import held_of
 from reconciler.web.pages.rendering import with_query
 from reconciler.web.pages.serving import (
     PAGE,
@@ -65,7 +66,7 @@ def batches_routes() -> APIRouter:
     ) -> HTMLResponse:
         wanted = wanted_of(source, phase, text)
         sources = look.doors.requests.source_statuses()
-        values = _list(look.doors, wanted, cursor, PAGE)
+        values = _list(look.doors, wanted, cursor, PAGE) | {"held": held_of(look.doors)}
         return look.page("batches.html", sources=sources, wanted=wanted, first=not cursor, **values)
 
     @router.get("/fragments/batches")

@@ -28,7 +28,8 @@ def login_routes() -> APIRouter:
     router = APIRouter(route_class=OpenToAll)
 
     @router.get("/login")
-    def get_login(look: Look, next: Text = "/") -> HTMLResponse:  # noqa: A002 - it is the name in the address
+    def get_login(look: Look, next: str = "/") -> HTMLResponse:  # noqa: A002 - it is the name in the address
+        # As long as any address may be: who was led here by a long one was not wrong.
         return look.page("login.html", next=within(next))
 
     return router

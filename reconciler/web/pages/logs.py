@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reconciler.core.facts import Child, JobKey
+from reconciler.core.facts import Child, ChildStatus, JobKey, RunStatus
 from reconciler.core.folding import run_of
 from reconciler.ports import SpooledLine
 from reconciler.web.doors import Looking
 
 LINES = 1000
-"""Lines that are sent at once."""
+"""Lines that are sent at once, at most."""
 
 _KINDS = (
     ("skip", re.compile(r"skipped\b|.*\(ignored\)$|(skipping|included):")),
@@ -32,7 +32,11 @@ class Job:
     key: JobKey
     run: str
     child: Child | None
-    running: bool
+    status: ChildStatus | RunStatus
+
+    @property
+    def running(self) -> bool:
+        return not self.status.finished
 
     @property
     def id(self) -> str:
@@ -53,12 +57,12 @@ class Line:
 def job_of(browser: Looking, job_id: str) -> Job | None:
     """A run or a child by its id."""
     if (row := browser.run_row(job_id)) is not None:
-        return Job(row.key, job_id, None, not row.summary.status.finished)
+        return Job(row.key, job_id, None, row.summary.status)
     found = browser.child(job_id)
     if found is None:
         return None
     key, child = found
-    return Job(key, run_of(child), child, not child.status.finished)
+    return Job(key, run_of(child), child, child.status)
 
 
 def classed(lines: Sequence[SpooledLine], count: int = 0) -> list[Line]:

@@ -20,7 +20,10 @@ export async function call(method, path, { body, type = "application/json", toke
     throw new Problem(0, "the daemon does not answer");
   }
   if (answer.status === 204) return null;
-  const document = await answer.json().catch(() => ({}));
+  const document = await answer.json().catch((error) => {
+    if (error.name === "AbortError") throw error;
+    return {}; // whoever stands between may answer with something else
+  });
   if (!answer.ok) throw new Problem(answer.status, document.detail ?? `it answered ${answer.status}`, document.hint);
   return document;
 }

@@ -5,11 +5,15 @@ import { showBatches } from "./batches.js";
 import { showComposer } from "./compose.js";
 import { showLog } from "./log.js";
 import { showLogin } from "./login.js";
+import { keepHeld } from "./notices.js";
 import { showServers } from "./servers.js";
 import { keepTime } from "./times.js";
 
 const pages = {
-  batches: showBatches,
+  batches: () => {
+    showBatches();
+    keepHeld();
+  },
   batch: showBatch,
   log: showLog,
   login: showLogin,
@@ -19,7 +23,9 @@ const pages = {
 };
 
 keepTime();
-document.getElementById("log-out")?.addEventListener("click", async () => {
+// Who is logged in may become another without the page being loaded anew: what is clicked is looked up then.
+document.getElementById("account").addEventListener("click", async (event) => {
+  if (event.target.closest("#log-out") === null) return;
   await logOut();
   location.reload();
 });

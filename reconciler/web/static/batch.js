@@ -3,6 +3,7 @@ import { refreshChildren, showChildren } from "./children.js";
 import { askFor } from "./asking.js";
 import { fetchFragment, known, mend, part, throttled } from "./fragments.js";
 import { listen } from "./live.js";
+import { announceState } from "./notices.js";
 
 const SOON = 300;
 const SETTLED = 1500;
@@ -34,6 +35,7 @@ export async function waitForBatch() {
 
 async function refreshSections(batch) {
   const page = await fetchFragment(location.href);
+  announceState(page);
   for (const old of document.querySelectorAll("[data-live]")) {
     const fresh = page.querySelector(`#${old.id}`);
     if (fresh !== null && !old.hasAttribute("data-grown")) mend(old, fresh);

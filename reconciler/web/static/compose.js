@@ -1,7 +1,7 @@
 // Composing a batch: each click changes the manifest, and the daemon says what it would come to.
 import { call } from "./api.js";
 import { dialogOf } from "./asking.js";
-import { known, visible } from "./fragments.js";
+import { known, put, visible } from "./fragments.js";
 import { manifestOf } from "./manifest.js";
 import { Picking } from "./picking.js";
 
@@ -18,7 +18,10 @@ export function showComposer() {
   const fields = form.elements;
   const manifest = document.getElementById("c-manifest");
   const plan = document.getElementById("c-plan");
+  const told = document.getElementById("c-plan-told");
   const commit = document.getElementById("c-commit");
+  const copying = document.getElementById("c-copy");
+  const downloading = document.getElementById("c-download");
   let ownName = false;
   let running = null;
   let timer = null;
@@ -44,20 +47,22 @@ export function showComposer() {
     const byTags = form.querySelector('input[name="by"][value="tags"]');
     byTags.disabled = tags === null;
     if (tags === null && byTags.checked) form.querySelector('input[name="by"][value="hosts"]').checked = true;
-    put("c-by-tags", tags === null ? "(choose by tag, and nothing else)" : `(${tags.join(", ")})`);
-    put("c-count", `${count} selected`);
-    put("c-few", count === 1 ? `A batch has at least ${FEWEST} servers: choose one more.` : "");
-    put("c-many", count > MANY ? `${count} servers are more than ${MANY}: is that what you mean?` : "");
-    put("c-limit-shown", fields.limit.value);
+    write("c-by-tags", tags === null ? "(choose by tag, and nothing else)" : `(${tags.join(", ")})`);
+    write("c-count", `${count} selected`);
+    write("c-few", count === 1 ? `A batch has at least ${FEWEST} servers: choose one more.` : "");
+    write("c-many", count > MANY ? `${count} servers are more than ${MANY}: is that what you mean?` : "");
+    write("c-limit-shown", fields.limit.value);
     fields.limit.disabled = fields.strategy.value === "sequential";
     manifest.textContent = manifestOf(chosen());
+    copying.disabled = downloading.disabled = count < FEWEST;
+    // A plan that is on its way is one of something else by now: it must not allow to commit this.
+    running?.abort();
     if (commit !== null) commit.disabled = true;
     clearTimeout(timer);
     timer = setTimeout(look, SOON);
   }
 
   async function look() {
-    running?.abort();
     if (picking.hosts.length < FEWEST) {
       say("muted", `Choose at least ${FEWEST} servers.`);
       return;
@@ -81,7 +86,9 @@ export function showComposer() {
     const wrong = found.problems.map((problem) => [problem.message, problem.hint].filter(Boolean).join(": "));
     if (found.exists) wrong.push(`A batch named ${found.name} is in the source already: give it another name.`);
     if (found.refusal !== null) wrong.push([found.refusal, found.hint].filter(Boolean).join(": "));
-    plan.replaceChildren(...wrong.map((text) => line("error", text)), ...found.warnings.map((text) => line("warning", text)), waves(found.waves));
+    if (wrong.length > 0) say("error", wrong.join("\n"));
+    else say("muted", summaryOf(found));
+    plan.replaceChildren(...found.warnings.map((text) => line("warning", text)), waves(found.waves));
     if (commit !== null) commit.disabled = wrong.length > 0;
   }
 
@@ -93,7 +100,7 @@ export function showComposer() {
     found.forEach((hosts, index) => {
       const item = document.createElement("li");
       const head = document.createElement("strong");
-      head.textContent = `Wave ${index + 1}: ${hosts.length} ${hosts.length === 1 ? "host" : "hosts"}`;
+      head.textContent = `Wave ${index + 1}: ${counted(hosts.length, "host")}`;
       const names = hosts.slice(0, MOST_NAMES).map((host) => host.name).join(", ");
       item.append(head, line("", hosts.length > MOST_NAMES ? `${names} and ${hosts.length - MOST_NAMES} more` : names, "span"));
       list.append(item);
@@ -101,20 +108,22 @@ export function showComposer() {
     return list;
   }
 
+  // In one sentence, which is all that is read aloud: what follows it is long, and changes with each click.
   function say(kind, text) {
-    plan.replaceChildren(line(kind, text));
+    plan.replaceChildren();
+    told.className = kind;
+    put(told, visible(text));
   }
 
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", (event) => {
     if (event.target === fields.name) ownName = fields.name.value !== "";
-    if (event.target.closest("#c-picks") !== null || event.target.id === "c-search") return;
-    if (event.target === fields.source) { location.search = new URLSearchParams({ source: fields.source.value }); return; }
+    if (event.target.form !== form || event.target.closest("#c-picks") !== null || event.target.id === "c-search") return;
     if (event.target === fields.playbook && !ownName) fields.name.value = nameOf(fields.playbook.value);
     changed();
   });
-  document.getElementById("c-copy").addEventListener("click", () => copy(manifest));
-  document.getElementById("c-download").addEventListener("click", () => download(manifest.textContent, `${chosen().name || "batch"}.yaml`));
+  copying.addEventListener("click", () => copy(manifest));
+  downloading.addEventListener("click", () => download(manifest.textContent, `${chosen().name || "batch"}.yaml`));
   if (commit !== null) commitBy(commit, form, chosen, manifest, source);
   if (!fields.name.value) fields.name.value = nameOf(fields.playbook.value);
   changed();
@@ -139,9 +148,20 @@ function commitBy(button, form, chosen, manifest, source) {
     return told;
   });
   button.addEventListener("click", () => {
-    dialog.querySelector('[name="message"]').value = `Add the batch ${chosen().name}`;
     open();
+    dialog.querySelector('[name="message"]').value = `Add the batch ${chosen().name}`;
   });
+}
+
+function summaryOf(found) {
+  const hosts = found.waves.flat().length;
+  const parts = [`${counted(hosts, "host")} in ${counted(found.waves.length, "wave")}`];
+  if (found.warnings.length > 0) parts.push(counted(found.warnings.length, "warning"));
+  return `${parts.join(", ")}.`;
+}
+
+function counted(count, what) {
+  return `${count} ${what}${count === 1 ? "" : "s"}`;
 }
 
 function nameOf(playbook) {
@@ -156,19 +176,18 @@ function line(kind, text, element = "p") {
   return made;
 }
 
-function put(id, text) {
-  const element = document.getElementById(id);
-  if (element.textContent !== text) element.textContent = text;
+function write(id, text) {
+  put(document.getElementById(id), text);
 }
 
 async function copy(manifest) {
   try {
     await navigator.clipboard.writeText(manifest.textContent);
-    put("c-answer", "Copied.");
+    write("c-answer", "Copied.");
   } catch {
     // Where there is no clipboard to write to, it is selected for who copies it by hand.
     getSelection().selectAllChildren(manifest);
-    put("c-answer", "It is selected: copy it.");
+    write("c-answer", "It is selected: copy it.");
   }
 }
 

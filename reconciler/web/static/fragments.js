@@ -84,6 +84,11 @@ export function visible(text) {
   return text.replace(DOES_SOMETHING, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
+// Only what differs is written: what is read aloud is read once.
+export function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 export function announce(text) {
   document.getElementById("announcer").textContent = text;
 }

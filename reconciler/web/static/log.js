@@ -1,98 +1,140 @@
 // A log: it grows while its job runs, and is searched without asking anybody.
-import { Failed, fetchFragment, mend } from "./fragments.js";
+import { Failed, fetchFragment, mend, put } from "./fragments.js";
 import { tick } from "./times.js";
 
 const POLL = 1000;
 // Lines that are loaded without being asked for: a browser grows slow with many more.
 const MOST = 20000;
+const AT_ONCE = 1000;
 const MOST_HITS = 5000;
+// Pixels from the end of the page that still are the end.
+const NEAR = 40;
 
 export function showLog() {
   const sheet = document.getElementById("log");
   const lines = document.getElementById("lines");
   const end = document.getElementById("log-end");
-  const follow = document.getElementById("log-follow");
-  const search = searching(lines);
+  const more = document.getElementById("log-more");
+  const follow = following(() => last().running === "yes");
+  const search = searching(lines, follow.show);
   const { job, attempt } = sheet.dataset;
+  const wasRunning = last().running === "yes";
   let allowed = MOST;
+  let busy = false;
+  let timer = null;
 
   function last() {
     return lines.lastElementChild.dataset;
   }
 
+  function room() {
+    return Math.min(AT_ONCE, Math.max(0, allowed - Number(last().count)));
+  }
+
+  // What has come meanwhile, as far as there is room for it, and how the job stands.
   async function load() {
     const { after, count } = last();
-    const fields = new URLSearchParams({ job, after, count });
+    const fields = new URLSearchParams({ job, after, count, limit: room() });
     if (attempt) fields.set("attempt", attempt);
-    const fresh = (await fetchFragment(`/fragments/log?${fields}`)).firstElementChild;
+    const fragment = await fetchFragment(`/fragments/log?${fields}`);
+    mend(document.getElementById("live-log-head"), fragment.getElementById("live-log-head"));
+    tick();
+    const fresh = fragment.querySelector(".chunk");
     if (fresh.childElementCount > 0) {
       lines.append(fresh);
       search.look(fresh);
-      if (follow.checked) window.scrollTo({ top: document.body.scrollHeight });
+      follow.toEnd();
     } else {
       Object.assign(last(), { more: fresh.dataset.more, running: fresh.dataset.running });
     }
     showFailure(lines);
   }
 
-  async function refreshHead() {
-    const page = await fetchFragment(location.href);
-    const fresh = page.querySelector("#live-log-head");
-    if (fresh !== null) mend(document.getElementById("live-log-head"), fresh);
-    tick();
-  }
-
   function tell() {
-    const { more, running } = last();
     const count = Number(last().count);
-    end.replaceChildren();
-    if (more === "yes") {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = "Load more";
-      button.addEventListener("click", () => { allowed = count + MOST; go(); });
-      end.append(`${count.toLocaleString("en")} lines are shown; the download has all. `, button);
-    } else if (running === "yes") {
-      end.textContent = count ? "It goes on" : "There is no line yet";
-    } else if (!count) {
-      end.textContent = "There is no line: nothing was said of it, or its log is older than what is kept";
-    }
+    const isMore = last().more === "yes";
+    const running = last().running === "yes";
+    let text = "";
+    if (isMore) text = `${count.toLocaleString("en")} lines are shown; the download has all.`;
+    else if (running) text = count ? "It goes on" : "There is no line yet";
+    else if (!count) text = "There is no line: nothing was said of it, or its log is older than what is kept";
+    else if (wasRunning) text = "It has ended";
+    put(end, text);
+    if (!isMore && document.activeElement === more) lines.focus({ preventScroll: true });
+    more.hidden = !isMore;
   }
 
+  // One at a time, whoever wants it: two would ask for the same lines, and show them twice.
   async function go() {
-    const running = last().running;
+    if (busy) return;
+    clearTimeout(timer);
+    busy = true;
     try {
-      while (last().more === "yes" && Number(last().count) < allowed) await load();
       if (last().running === "yes" && !document.hidden) await load();
-      if (running === "yes") await refreshHead();
+      while (last().more === "yes" && room() > 0) await load();
     } catch (error) {
       if (!(error instanceof Failed) && !(error instanceof TypeError)) throw error;
+    } finally {
+      busy = false;
     }
     tell();
-    if (last().running === "yes") setTimeout(go, POLL);
+    if (last().running === "yes") timer = setTimeout(go, POLL);
   }
 
+  more.addEventListener("click", () => {
+    if (room() === 0) allowed += MOST;
+    go();
+  });
   document.getElementById("log-wrap").addEventListener("change", (event) => {
     lines.classList.toggle("wrap", event.target.checked);
   });
-  document.getElementById("log-attempt")?.addEventListener("change", (event) => {
-    location.search = event.target.value ? `?attempt=${event.target.value}` : "";
-  });
   document.getElementById("log-failure").addEventListener("click", () => {
     const bad = lines.querySelector(".line-bad");
-    bad.scrollIntoView({ block: "center" });
+    follow.show(bad);
     search.mark(bad);
   });
   showFailure(lines);
-  tell();
   go();
+}
+
+// Along with the end of a log that grows, until somebody looks at something else; again once they are back at the end.
+function following(grows) {
+  const box = document.getElementById("log-follow");
+  const page = document.documentElement;
+  let at = window.scrollY;
+  let height = page.scrollHeight;
+  let ours = false;
+  if (location.hash !== "") box.checked = false;
+
+  function toEnd() {
+    if (box.checked) window.scrollTo({ top: page.scrollHeight });
+  }
+
+  function show(line) {
+    box.checked = false;
+    const before = window.scrollY;
+    line.scrollIntoView({ block: "center" });
+    ours = window.scrollY !== before;
+  }
+
+  window.addEventListener("scroll", () => {
+    const by = window.scrollY - at;
+    // A page that has become shorter moves by itself.
+    const shorter = page.scrollHeight < height;
+    at = window.scrollY;
+    height = page.scrollHeight;
+    if (ours) ours = false;
+    else if (by < -1 && !shorter) box.checked = false;
+    else if (by > 0 && grows() && at + window.innerHeight >= height - NEAR) box.checked = true;
+  }, { passive: true });
+  return { toEnd, show };
 }
 
 function showFailure(lines) {
   document.getElementById("log-failure").hidden = lines.querySelector(".line-bad") === null;
 }
 
-function searching(lines) {
+function searching(lines, show) {
   const field = document.getElementById("log-search");
   const told = document.getElementById("log-hits");
   const previous = document.getElementById("log-previous");
@@ -127,12 +169,13 @@ function searching(lines) {
     previous.disabled = next.disabled = hits.length === 0;
     const place = at >= 0 ? `${at + 1} of ` : "";
     const lineOrLines = hits.length === 1 ? "line" : "lines";
-    told.textContent = field.value === "" ? "" : `${place}${hits.length}${hits.length >= MOST_HITS ? " or more" : ""} ${lineOrLines}`;
+    const found = `${place}${hits.length}${hits.length >= MOST_HITS ? " or more" : ""} ${lineOrLines}`;
+    put(told, field.value === "" ? "" : found);
   }
 
   function move(by) {
     at = (at + by + hits.length) % hits.length;
-    hits[at].scrollIntoView({ block: "center" });
+    show(hits[at]);
     mark(hits[at]);
     tell();
   }

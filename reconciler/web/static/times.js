@@ -1,4 +1,5 @@
 // Times that say how long ago, and durations of what still runs: as the daemon words them, going on by themselves.
+import { put } from "./fragments.js";
 
 export function ago(seconds) {
   for (const [size, name] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
@@ -24,10 +25,6 @@ const skew = Date.now() - Number(document.body.dataset.now);
 
 function since(moment) {
   return Math.max(0, (Date.now() - skew - Date.parse(moment)) / 1000);
-}
-
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }
 
 export function tick() {

@@ -10,12 +10,13 @@ import pytest
 from reconciler.core.facts import Child, ChildStatus, RunStatus
 from reconciler.core.status import HostCounts, WaveView
 from reconciler.ports import SpooledLine
+from reconciler.web import Access
 from reconciler.web.pages.composing import within
 from reconciler.web.pages.gantt import MOST_LINES, draw, draw_waves
 from reconciler.web.pages.logs import classed
 from reconciler.web.pages.rendering import parts_of, span, visible
 from tests.builders import NOON
-from tests.web.ports import connected, make_doors, served
+from tests.web.ports import TOKENS, connected, make_doors, served
 
 
 def child(
@@ -148,6 +149,15 @@ def test_only_addresses_of_this_site_are_within(address: str) -> None:
 
 def test_an_address_within_is_kept() -> None:
     assert within("/batches/default/patch-web?run=x") == "/batches/default/patch-web?run=x"
+
+
+def test_a_link_that_is_long_leads_to_the_login_too() -> None:
+    tags = "&".join(f"tag={number}-{'x' * 60}" for number in range(20))
+    doors = make_doors(access=Access(TOKENS, loopback=False))
+    with served(doors) as server, connected(server, follow_redirects=True) as client:
+        page = client.get(f"/servers?{tags}")
+    assert (page.status_code, page.url.path) == (200, "/login")
+    assert f'data-next="/servers?{tags.replace("&", "&amp;")}"' in page.text
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------
