@@ -172,12 +172,13 @@ def children_of(browser: Browser, run: str, statuses: Sequence[str], cursor: str
         if len(rows) > len(kept):
             more = f"{name}{kept[-1].ordinal if kept else 0}"
             break
+    counts = row.summary.hosts
     shown = [status.value for status in ChildStatus if status in wanted]
     return {
         "run": row,
         "children": found,
         "statuses": wanted,
-        "counts": [(status, row.summary.hosts[status]) for status in ChildStatus if row.summary.hosts.get(status)],
+        "counts": [(status, counts.get(status, 0)) for status in ChildStatus if counts.get(status) or status in wanted],
         "more": with_query("/fragments/children", run=run, status=shown, cursor=more) if more else None,
         "first": not cursor,
     }
