@@ -16,6 +16,7 @@ export function showBatches() {
   const { table } = list;
   const dirty = new Set();
   const flush = throttled(SOON, refresh);
+  let again = null;
 
   table.addEventListener("click", (event) => {
     const button = event.target.closest("[data-open]");
@@ -26,7 +27,7 @@ export function showBatches() {
     const keys = [...dirty];
     dirty.clear();
     if (keys.length > MOST_KEYS) await reload();
-    else if (keys.length > 0) await list.turns.take((signal) => askFor(keys, signal), () => {});
+    else if (keys.length > 0) await list.turns.take((signal) => askFor(keys, signal), () => setTimeout(want, POLL, ...keys));
   }
 
   async function askFor(keys, signal) {
@@ -70,7 +71,8 @@ export function showBatches() {
   }
 
   async function reload() {
-    await list.reload();
+    clearTimeout(again);
+    await list.reload(() => { again = setTimeout(reload, POLL); });
     want(...keysOf(list.entries().filter(isUsed)));
   }
 

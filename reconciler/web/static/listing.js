@@ -13,9 +13,11 @@ export function listing({ path, fragments, update = mend, arrived = () => {} }) 
   const table = document.getElementById("rows");
   const more = document.getElementById("more");
   const turns = new Turns((error) => announce(error.message));
-  let shown = query();
-  // Where the list begins, for who came by a link that goes on where another page ended.
-  let cursor = new URLSearchParams(location.search).get("cursor");
+  // What the list is of: as the address says, for a form has no option for a source that is gone.
+  let shown = new URLSearchParams(location.search);
+  // Where it begins, for who came by a link that goes on where another page ended.
+  let cursor = shown.get("cursor");
+  shown.delete("cursor");
   let timer = null;
 
   function query() {
@@ -43,7 +45,7 @@ export function listing({ path, fragments, update = mend, arrived = () => {} }) 
   }
 
   // The same list as it is now, with as many rows. Rows that somebody is in stay, even if it has not got them any more.
-  function reload() {
+  function reload(failed) {
     return turns.take(async (signal) => {
       const wanted = Math.max(entries().length, FIRST);
       const fresh = await fetchFragment(address(Math.min(wanted, MOST)), signal);
@@ -54,7 +56,7 @@ export function listing({ path, fragments, update = mend, arrived = () => {} }) 
         part(fresh, "more").replaceWith(part(further, "more"));
       }
       put(fresh, isUsed);
-    }, () => {});
+    }, failed);
   }
 
   function next(fragment) {

@@ -268,6 +268,27 @@ def test_what_happens_before_the_stream_begins_is_not_missed(site: Site, visit: 
     expect(page.locator("h1")).to_contain_text("Succeeded")
 
 
+def test_a_list_that_did_not_come_is_asked_for_again(site: Site, visit: Watched) -> None:
+    visit.expected = (UNREACHED,)
+    page = jobs(visit)
+    look_away(page, True)
+    site.begin("first", WEB)
+    page.route("**/fragments/batches?*", lambda route: route.abort())
+    with page.expect_event("requestfailed", lambda request: "/fragments/batches?" in request.url):
+        look_away(page, False)
+    page.unroute("**/fragments/batches?*")
+    expect(row_of(page, "first")).to_be_visible()
+
+
+def test_a_source_that_is_gone_has_no_jobs_of_others(site: Site, visit: Watched) -> None:
+    site.begin("first", WEB)
+    late = Late(visit.page, "/api/v1/events")
+    page = visit.goto("/?source=gone")
+    with page.expect_response(re.compile("/fragments/batches[?]source=gone")):
+        late.come()
+    expect(page.get_by_text("No job fits these filters")).to_be_visible()
+
+
 def test_as_many_rows_as_were_loaded_are_shown_after_looking_away(site: Site, visit: Watched) -> None:
     site.fill_with(120)
     page = jobs(visit)
