@@ -90,13 +90,13 @@ def batches_routes() -> APIRouter:
         phase: Phases = (),
         text: Text = "",
     ) -> HTMLResponse:
-        """These rows as they are now, those of them that are still wanted."""
+        """These rows as they are now; those that are not wanted any more say so, for somebody may be reading there."""
         wanted = wanted_of(source, phase, text)
         keys = [JobKey(*searchable(each).split("/", 1)) for each in key if "/" in each]
-        rows = [row for row in look.doors.browser.batches_of(keys) if _is_wanted(row, wanted)] if keys else []
-        rows.sort(key=lambda row: row.active_at, reverse=True)
+        rows = sorted(look.doors.browser.batches_of(keys) if keys else (), key=lambda row: row.active_at, reverse=True)
+        left = {row.mark.key for row in rows if not _is_wanted(row, wanted)}
         phases = _phases(look.doors.browser, wanted)
-        return look.page("_batches.html", wanted=wanted, rows=rows, phases=phases, more=None, first=False)
+        return look.page("_batches.html", wanted=wanted, rows=rows, left=left, phases=phases, more=None, first=False)
 
     @router.get("/fragments/children")
     def get_children(
@@ -117,7 +117,7 @@ def batches_routes() -> APIRouter:
 def _list(doors: Doors, wanted: BatchesWanted, cursor: str, limit: int) -> dict[str, Any]:
     rows, last = cut(doors.browser.batches(wanted, batch_at(cursor), limit + 1), limit)
     more = None if last is None else _query(wanted, cursor_of_batch(last.mark))
-    return {"rows": rows, "more": more, "phases": _phases(doors.browser, wanted)}
+    return {"rows": rows, "left": (), "more": more, "phases": _phases(doors.browser, wanted)}
 
 
 def _query(wanted: BatchesWanted, cursor: str) -> str:
@@ -173,12 +173,13 @@ def children_of(browser: Browser, run: str, statuses: Sequence[str], cursor: str
         if len(rows) > len(kept):
             more = f"{name}{kept[-1].ordinal if kept else 0}"
             break
+    counts = row.summary.hosts
     shown = [status.value for status in ChildStatus if status in wanted]
     return {
         "run": row,
         "children": found,
         "statuses": wanted,
-        "counts": [(status, row.summary.hosts[status]) for status in ChildStatus if row.summary.hosts.get(status)],
+        "counts": [(status, counts.get(status, 0)) for status in ChildStatus if counts.get(status) or status in wanted],
         "more": with_query("/fragments/children", run=run, status=shown, cursor=more) if more else None,
         "first": not cursor,
     }

@@ -95,13 +95,6 @@ def counted(count: int, what: str) -> str:
     return f"1 {what}" if count == 1 else f"{count:,} {what}s"
 
 
-def short_revision(revision: str) -> str:
-    """`main 1a2b3c4d`; `directory 1a2b3c4d`."""
-    of, _, digest = revision.rpartition(":")
-    name = of.partition("@")[0]
-    return f"{'directory' if name == 'dir' else name} {digest[:DIGEST_WIDTH]}".strip()
-
-
 def digest(revision: str) -> str:
     """The beginning of what identifies it."""
     return revision.rpartition(":")[2][:DIGEST_WIDTH]
@@ -208,7 +201,6 @@ def environment() -> Environment:
         words,
         nodes,
         counted,
-        short_revision,
         digest,
         author_name,
         instant,

@@ -1,7 +1,7 @@
 // One batch, as it changes.
 import { refreshChildren, showChildren } from "./children.js";
 import { askFor } from "./asking.js";
-import { fetchFragment, known, mend, part, throttled } from "./fragments.js";
+import { Failed, fetchFragment, known, loadOnce, mend, part, tell, throttled } from "./fragments.js";
 import { listen } from "./live.js";
 import { announceState } from "./notices.js";
 
@@ -17,7 +17,7 @@ export function showBatch() {
   if (holder !== null) showChildren(holder);
   const refresh = throttled(SOON, () => refreshSections(batch));
   askFor(batch, refresh);
-  loadRuns(batch);
+  showMoreRuns();
   const fields = new URLSearchParams({ source, name });
   listen(
     `?${fields}`,
@@ -38,7 +38,9 @@ async function refreshSections(batch) {
   announceState(page);
   for (const old of document.querySelectorAll("[data-live]")) {
     const fresh = page.querySelector(`#${old.id}`);
-    if (fresh !== null && !old.hasAttribute("data-grown")) mend(old, fresh);
+    if (fresh === null) continue;
+    if (old.id === "live-runs") keepOlder(old, fresh);
+    mend(old, fresh);
   }
   const before = batch.querySelector("[data-children]");
   const now = page.querySelector("[data-children]");
@@ -51,16 +53,34 @@ async function refreshSections(batch) {
   }
 }
 
-function loadRuns(batch) {
+// A fresh page has the newest runs only; older ones that were loaded stay, and going on from the last of them.
+function keepOlder(old, fresh) {
+  const rows = part(fresh, "rows");
+  const newest = new Set([...rows.children].map((row) => row.dataset.key));
+  const before = [...part(old, "rows").children];
+  if (!before.some((row) => newest.has(row.dataset.key))) return;
+  rows.append(...before.filter((row) => !newest.has(row.dataset.key)).map((row) => row.cloneNode(true)));
+  part(fresh, "more").replaceWith(part(old, "more").cloneNode(true));
+}
+
+function showMoreRuns() {
   const section = document.getElementById("live-runs");
-  section.addEventListener("click", async (event) => {
+  section.addEventListener("click", (event) => {
     const button = event.target.closest("[data-more]");
-    if (button === null) return;
-    button.disabled = true;
-    const fresh = await fetchFragment(button.dataset.more);
-    // From now on it is longer than what a fresh page has.
-    section.dataset.grown = "";
-    part(section, "rows").append(...part(fresh, "rows").children);
-    part(section, "more").replaceWith(part(fresh, "more"));
+    if (button !== null) loadOnce(button, loadRuns);
   });
+
+  async function loadRuns() {
+    const more = part(section, "more");
+    try {
+      const fresh = await fetchFragment(more.firstElementChild.dataset.more);
+      const rows = [...part(fresh, "rows").children];
+      part(section, "rows").append(...rows);
+      part(section, "more").replaceWith(part(fresh, "more"));
+      rows[0]?.querySelector("a")?.focus({ preventScroll: true });
+    } catch (error) {
+      if (!(error instanceof Failed)) throw error;
+      tell(part(section, "more"), error);
+    }
+  }
 }

@@ -1,37 +1,56 @@
 // The child jobs of a run, loaded when they are asked for: by status, a page at a time.
-import { fetchFragment, mend, part, throttled } from "./fragments.js";
+import { Turns, fetchFragment, loadOnce, mend, part, tell, throttled } from "./fragments.js";
 
 const MOST = 200;
 const FIRST = 50;
 
+const turnsOf = new WeakMap();
 const refreshers = new WeakMap();
 
 // `holder.dataset.children` is where they come from.
 export function showChildren(holder) {
-  if (refreshers.has(holder)) return;
-  refreshers.set(holder, throttled(() => 500 + 5 * rowsOf(holder).length, () => refresh(holder)));
+  if (turnsOf.has(holder)) return;
+  const turns = new Turns((error) => tell(holder, error));
+  turnsOf.set(holder, turns);
+  refreshers.set(holder, throttled(
+    () => 500 + 5 * rowsOf(holder).length,
+    () => turns.take((signal) => show(holder, rowsOf(holder).length, signal), () => {}),
+  ));
   holder.addEventListener("click", (event) => {
     const chip = event.target.closest("[data-status]");
     const more = event.target.closest("[data-more]");
     if (chip !== null) choose(holder, chip.dataset.status);
-    else if (more !== null) loadMore(holder, more);
+    else if (more !== null) loadOnce(more, () => loadMore(holder));
   });
 }
 
 export function refreshChildren(holder) {
-  refreshers.get(holder)?.();
+  refreshers.get(holder)();
 }
 
-export async function loadChildren(holder) {
-  try {
-    const fresh = await fetchFragment(address(holder));
-    holder.replaceChildren(fresh);
-  } catch (error) {
-    tell(holder, error);
-  }
+export function loadChildren(holder) {
+  return turnsOf.get(holder).begin((signal) => show(holder, FIRST, signal));
 }
 
-function address(holder, limit = FIRST) {
+function choose(holder, status) {
+  holder.dataset.wanted = status;
+  loadChildren(holder);
+}
+
+function loadMore(holder) {
+  return turnsOf.get(holder).take(async (signal) => {
+    const button = part(holder, "more").firstElementChild;
+    if (button === null) return;
+    const fresh = await fetchFragment(button.dataset.more, signal);
+    const first = part(fresh, "rows").firstElementChild;
+    part(holder, "rows").append(...part(fresh, "rows").children);
+    part(holder, "more").replaceWith(part(fresh, "more"));
+    tell(holder, null);
+    first?.querySelector("a")?.focus({ preventScroll: true });
+  });
+}
+
+function address(holder, limit) {
   const status = holder.dataset.wanted;
   return `${holder.dataset.children}${status ? `&status=${encodeURIComponent(status)}` : ""}&limit=${limit}`;
 }
@@ -41,33 +60,15 @@ function rowsOf(holder) {
   return body === null ? [] : [...body.children];
 }
 
-async function choose(holder, status) {
-  holder.dataset.wanted = status;
-  await refresh(holder, FIRST);
-}
-
-async function loadMore(holder, button) {
-  button.disabled = true;
-  try {
-    const fresh = await fetchFragment(button.dataset.more);
-    const first = part(fresh, "rows").firstElementChild;
-    part(holder, "rows").append(...part(fresh, "rows").children);
-    part(holder, "more").replaceWith(part(fresh, "more"));
-    first?.querySelector("a")?.focus({ preventScroll: true });
-  } catch (error) {
-    button.disabled = false;
-    tell(holder, error);
-  }
-}
-
-// As many rows as there are, as they are now.
-async function refresh(holder, wanted = Math.max(rowsOf(holder).length, FIRST)) {
+// That many rows, as they are now.
+async function show(holder, count, signal) {
   if (!holder.isConnected) return;
-  const fresh = await fetchFragment(address(holder, Math.min(wanted, MOST)));
+  const wanted = Math.max(count, FIRST);
+  const fresh = await fetchFragment(address(holder, Math.min(wanted, MOST)), signal);
   const rows = part(fresh, "rows");
   let more = part(fresh, "more");
   while (rows.children.length < wanted && more.firstElementChild !== null) {
-    const next = await fetchFragment(`${more.firstElementChild.dataset.more}&limit=${MOST}`);
+    const next = await fetchFragment(`${more.firstElementChild.dataset.more}&limit=${MOST}`, signal);
     rows.append(...part(next, "rows").children);
     more = part(next, "more");
   }
@@ -75,12 +76,5 @@ async function refresh(holder, wanted = Math.max(rowsOf(holder).length, FIRST)) 
   const now = part(holder, "children");
   if (now === null) holder.replaceChildren(fresh);
   else mend(now, part(fresh, "children"));
-}
-
-function tell(holder, error) {
-  const line = document.createElement("p");
-  line.className = "error loading";
-  line.textContent = `It can't be shown: ${error.message}`;
-  if (part(holder, "children") === null) holder.replaceChildren(line);
-  else holder.append(line);
+  tell(holder, null);
 }

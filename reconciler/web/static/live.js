@@ -2,11 +2,12 @@
 
 const LATER = 5000;
 
+// `changed` is called with what is told, `everything` whenever something may have been missed: when the stream was away, and
+// when it begins, for the page is older than that.
 export function listen(query, changed, everything) {
   const sign = document.getElementById("live");
   const text = document.getElementById("live-text");
   let stream = null;
-  let before = false;
   let timer = null;
 
   function show(state, words) {
@@ -21,8 +22,7 @@ export function listen(query, changed, everything) {
     stream = new EventSource(`/api/v1/events${query}`);
     stream.addEventListener("hello", () => {
       show("on", "Live");
-      if (before) everything();
-      before = true;
+      everything();
     });
     stream.addEventListener("change", (event) => changed(JSON.parse(event.data)));
     stream.addEventListener("reset", everything);

@@ -1,5 +1,5 @@
 // Choosing servers: one by one, all that carry a tag, or what a search finds. What is chosen stays so whatever is shown.
-import { Failed, fetchFragment, part } from "./fragments.js";
+import { Failed, Turns, fetchFragment, loadOnce, part, tell } from "./fragments.js";
 
 const TYPING = 200;
 const PAGE = 200;
@@ -16,6 +16,7 @@ export class Picking {
     this.members = new Map();
     this.pressed = new Set();
     this.list = document.getElementById("c-picks");
+    this.turns = new Turns((error) => { this.list.replaceChildren(); tell(this.list, error); });
     this.search = document.getElementById("c-search");
     this.listenToPage();
     this.show();
@@ -31,7 +32,7 @@ export class Picking {
     });
     this.list.addEventListener("click", (event) => {
       const more = event.target.closest("[data-more]");
-      if (more !== null) this.showMore(more);
+      if (more !== null) loadOnce(more, () => this.showMore());
     });
     document.getElementById("c-tags")?.addEventListener("click", (event) => {
       const chip = event.target.closest("[data-tag]");
@@ -66,7 +67,8 @@ export class Picking {
     try {
       if (!this.members.has(tag)) this.members.set(tag, await this.all(tag));
     } catch (error) {
-      if (!(error instanceof Failed) && !(error instanceof TypeError)) throw error;
+      if (!(error instanceof Failed)) throw error;
+      tell(this.list, error);
       return;
     } finally {
       chip.removeAttribute("aria-busy");
@@ -94,25 +96,25 @@ export class Picking {
     return `/fragments/pick?${new URLSearchParams({ source: this.source, limit: PAGE, ...fields })}`;
   }
 
-  async show() {
-    this.running?.abort();
-    this.running = new AbortController();
-    try {
-      const fragment = await fetchFragment(this.address({ text: this.search.value }), this.running.signal);
-      this.list.replaceChildren(fragment);
+  show() {
+    return this.turns.begin(async (signal) => {
+      this.list.replaceChildren(await fetchFragment(this.address({ text: this.search.value }), signal));
       this.mark();
-    } catch (error) {
-      if (error instanceof Failed) this.list.textContent = error.message;
-      else if (error.name !== "AbortError" && !(error instanceof TypeError)) throw error;
-    }
+    });
   }
 
-  async showMore(button) {
-    button.disabled = true;
-    const fragment = await fetchFragment(button.dataset.more);
-    part(this.list, "rows").append(...part(fragment, "rows").children);
-    part(this.list, "more").replaceWith(part(fragment, "more"));
-    this.mark();
+  showMore() {
+    return this.turns.take(async (signal) => {
+      const button = this.list.querySelector("[data-more]");
+      if (button === null) return;
+      const fragment = await fetchFragment(button.dataset.more, signal);
+      const rows = [...part(fragment, "rows").children];
+      part(this.list, "rows").append(...rows);
+      part(this.list, "more").replaceWith(part(fragment, "more"));
+      tell(this.list, null);
+      this.mark();
+      rows[0]?.querySelector("input")?.focus({ preventScroll: true });
+    }, (error) => tell(this.list, error));
   }
 
   mark() {

@@ -3,7 +3,7 @@ import { listing } from "./listing.js";
 
 export function showServers() {
   const { form, table, load } = listing({ path: "/servers", fragments: "/fragments/servers" });
-  table.addEventListener("click", (event) => {
+  table.addEventListener("click", async (event) => {
     const badge = event.target.closest("a[data-tag]");
     if (badge === null || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const boxes = [...form.querySelectorAll('input[name="tag"]')];
@@ -11,6 +11,8 @@ export function showServers() {
     if (box === undefined) return;
     event.preventDefault();
     box.checked = !box.checked;
-    load();
+    await load();
+    // Its row may not be in the list any more.
+    if (!badge.isConnected && document.activeElement === document.body) box.focus();
   });
 }

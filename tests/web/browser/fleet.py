@@ -17,10 +17,11 @@ from reconciler.core.plans import Desired, Limits
 from reconciler.core.playbook import PlaybookFacts
 from reconciler.core.report import report
 from reconciler.core.status import SourceStatus
-from reconciler.ports import PlaybookResult, SpooledLine
+from reconciler.ports import PlaybookResult, SourceOffer, SpooledLine
 from tests.adapters.test_statusfile import source_status
 from tests.builders import PLAYBOOK_DIGEST, make_host, make_new_run, make_spec, manifest_record, new_cause, outcome
 from tests.contracts.stores import World
+from tests.web.filled import Desk
 
 SOURCE = "fleet"
 INVENTORY = "inventory/hosts.yml"
@@ -230,6 +231,16 @@ def fill(world: World) -> Fleet:
     clock.advance(timedelta(seconds=14))
     _waiting(fleet)
     return fleet
+
+
+class FleetDesk(Desk):
+    """Composing for its source, which takes no manifests."""
+
+    def offers(self) -> Sequence[SourceOffer]:
+        return (SourceOffer(SOURCE, False, ("playbooks/patch.yml", EVIL), None),)
+
+    def _check(self, source: str) -> None:
+        assert source == SOURCE
 
 
 def _hostile(fleet: Fleet) -> None:

