@@ -73,7 +73,7 @@ export function showLog() {
       if (last().running === "yes" && !document.hidden) await load();
       while (last().more === "yes" && room() > 0) await load();
     } catch (error) {
-      if (!(error instanceof Failed) && !(error instanceof TypeError)) throw error;
+      if (!(error instanceof Failed)) throw error;
     } finally {
       busy = false;
     }

@@ -13,7 +13,7 @@ export function keepHeld() {
       mend(document.getElementById("held"), fresh.getElementById("held"));
       tick();
     } catch (error) {
-      if (!(error instanceof Failed) && !(error instanceof TypeError)) throw error;
+      if (!(error instanceof Failed)) throw error;
     }
   }, POLL);
 }
