@@ -48,7 +48,8 @@ def servers_routes() -> APIRouter:
         wanted = wanted_of(source, tag, group, text)
         sources = look.doors.requests.source_statuses()
         values = _list(look.doors, wanted, cursor, PAGE)
-        return look.page("servers.html", sources=sources, first=not cursor, **values)
+        tags = tags_of(look.doors, wanted)
+        return look.page("servers.html", sources=sources, tags=tags, first=not cursor, **values)
 
     @router.get("/fragments/servers")
     def get_rows(
@@ -98,7 +99,6 @@ def _list(doors: Doors, wanted: ServersWanted, cursor: str, limit: int) -> dict[
     return {
         "rows": rows,
         "wanted": wanted,
-        "tags": tags_of(doors, wanted),
         "more": None if last is None else query_of(wanted, cursor_of_server(last.mark)),
     }
 

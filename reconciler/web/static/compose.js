@@ -41,6 +41,11 @@ export function showComposer() {
     };
   }
 
+  function whatIsWrong() {
+    if (!fields.playbook.value) return "The source has no playbook: commit one first.";
+    return fields.name.value ? "The name may hold a-z, 0-9 and - only." : "Give it a name.";
+  }
+
   function changed() {
     const count = picking.hosts.length;
     const { tags } = picking;
@@ -68,7 +73,7 @@ export function showComposer() {
       return;
     }
     if (!form.checkValidity()) {
-      say("error", fields.name.value ? "The name may hold a-z, 0-9 and - only." : "Give it a name.");
+      say("error", whatIsWrong());
       return;
     }
     running = new AbortController();
