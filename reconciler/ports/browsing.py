@@ -143,6 +143,9 @@ class Browser(Protocol):
 
     def run_row(self, job_id: str) -> RunRow | None: ...
 
+    def latest_run(self, key: JobKey) -> str | None:
+        """The job_id of the run that was opened last, whether or not the manifest was removed since."""
+
     def child(self, job_id: str) -> tuple[JobKey, Child] | None:
         """Of which run it is, folding.run_of says."""
 

@@ -156,20 +156,22 @@ def _write(
     planned: Planned,
     wait: int,
 ) -> WrittenDocument:
+    before = None if planned.name is None else doors.browser.latest_run(JobKey(source, planned.name))
     written = authoring.write(source, text, caller.name or "", message)
-    run = _opened(doors, written, wait)
+    run = _opened(doors, written, before, wait)
     document = written_document(written, planned.warnings, run)
     response.headers["Location"] = document.batch
     return document
 
 
-def _opened(doors: Doors, written: Written, wait: int) -> str | None:
-    """The run of what was written, if one is opened in time."""
+def _opened(doors: Doors, written: Written, before: str | None, wait: int) -> str | None:
+    """The run of what was written, if one is opened in time; `before` is the latest that a removed batch of this name has
+    left, whose success is not the new one's."""
     key, until = JobKey(written.source, written.name), doors.clock.monotonic() + wait
     while True:
-        run = doors.requests.observe(key).run
-        if run is not None:
-            return run.job_id
+        run = doors.browser.latest_run(key)
+        if run != before:
+            return run
         if doors.clock.monotonic() >= until:
             return None
         threading.Event().wait(LOOKS_AGAIN)

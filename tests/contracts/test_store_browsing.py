@@ -319,6 +319,17 @@ def test_runs_come_newest_first_a_page_at_a_time(world: World) -> None:
     assert runs_of(world, RunsWanted("default", "nobody")) == []
 
 
+def test_the_latest_run_of_a_batch_is_the_one_that_was_opened_last(world: World) -> None:
+    other = replace(JOB, source="lab")
+    assert world.store.latest_run(JOB) is None
+    first, elsewhere, second = (world.run_to_success(name, key) for name, key in (("1", JOB), ("2", other), ("3", JOB)))
+    world.accept()
+    (record,) = world.store.manifests(JOB.source).values()
+    world.store.save_manifests([replace(record, removed_at=world.clock.now())], ())
+    assert first != second
+    assert (world.store.latest_run(JOB), world.store.latest_run(other)) == (second, elsewhere)
+
+
 def test_runs_are_found_by_how_they_stand(world: World) -> None:
     done = world.run_to_success("1")
     running = world.open_run(cause="2")

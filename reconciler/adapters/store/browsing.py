@@ -90,6 +90,11 @@ class Browsing(Database):
         with self.read() as connection:
             return next(iter(_run_rows(connection, connection.execute(query).all())), None)
 
+    def latest_run(self, key: JobKey) -> str | None:
+        query = select(jobs.c.job_id).where(jobs.c.source == key.source, jobs.c.name == key.name, jobs.c.is_batch_job)
+        with self.read() as connection:
+            return connection.scalar(query.order_by(jobs.c.id.desc()).limit(1))
+
     def child(self, job_id: str) -> tuple[JobKey, Child] | None:
         query: Select[Any] = select(*CHILD, *COMMIT, jobs.c.source, jobs.c.name)
         with self.read() as connection:

@@ -65,6 +65,10 @@ class Browsing(Lookups):
         return _run_row(self._runs[job_id]) if job_id in self._runs else None
 
     @one_at_a_time
+    def latest_run(self, key: JobKey) -> str | None:
+        return next((run.new.job_id for run in reversed(self._runs.values()) if run.new.key == key), None)
+
+    @one_at_a_time
     def child(self, job_id: str) -> tuple[JobKey, Child] | None:
         found = self._find_child(job_id)
         return None if found is None else (found[0].new.key, found[1])
