@@ -221,9 +221,10 @@ class Authoring(Protocol):
     def offers(self) -> Sequence[SourceOffer]: ...
 
     def plan(self, source: str, text: str) -> Planned:
-        """`text` is one manifest, as YAML. Raises Refused for a source that is not known here, Unavailable for one that
-        can't be read."""
+        """`text` is one manifest, as YAML. It may take long: inventories are read. Raises Refused for a source that is not
+        known here, Unavailable for one that can't be read."""
 
     def write(self, source: str, text: str, by: str, message: str) -> Written:
         """Put one new manifest into the source, and have it read at once. Raises Refused where the source does not allow it,
-        where the manifest is not valid, and where one of its name is there already; Unavailable where it can't be pushed."""
+        where the manifest is not valid, and where one of its name is there already; Unavailable where it can't be pushed.
+        It may take long, and of one source only one is written at a time."""

@@ -20,6 +20,7 @@ from reconciler.web.doors import Doors
 from reconciler.web.events import Fanout
 from reconciler.web.guard import Guard
 from reconciler.web.hooks import hooks_of
+from reconciler.web.manifests import Turns
 from reconciler.web.openapi import describe, operations
 from reconciler.web.pages import answer_nowhere_with_a_page, pages_of
 from reconciler.web.problems import answer_with_problems
@@ -49,6 +50,7 @@ def build_web(doors: Doors) -> WebApplication:
     web.state.doors = doors
     web.state.gate = gate = Gate(doors.access, doors.clock.monotonic)
     web.state.fanout = fanout = Fanout(doors.requests, doors.browser)
+    web.state.turns = Turns()
     web.include_router(hooks_of(doors.hooks), include_in_schema=False)
     _watching(web, doors)
     for router in operations():
