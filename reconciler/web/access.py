@@ -145,7 +145,7 @@ class Gate:
 
     def owner(self, token: str, asgi: Asgi) -> Token:
         """Whose it is. Raises Declined."""
-        address = _address(asgi)
+        address = address_of(asgi.get("client"))
         if held := self._failures.held_for(address):
             raise Declined(
                 429,
@@ -212,9 +212,8 @@ def session_of(headers: Mapping[str, str]) -> str:
     return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
 
 
-def _address(asgi: Asgi) -> str:
-    """That of the client, as far as it is one's own: of IPv6, whoever has one address has a whole network of them."""
-    client = asgi.get("client")
+def address_of(client: tuple[str, int] | None) -> str:
+    """As far as it is one's own: of IPv6, whoever has one address has a whole network of them."""
     host = client[0] if client else ""
     try:
         address = ipaddress.ip_address(host)

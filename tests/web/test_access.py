@@ -478,12 +478,12 @@ def test_what_is_remembered_of_callers_has_an_end(clock: FakeClock, monkeypatch:
 
 def test_a_network_of_ipv6_is_one_client() -> None:
     def address(host: str) -> str:
-        return access._address({"client": (host, 1)})
+        return access.address_of((host, 1))
 
     assert address("2001:db8:1:2::3") == address("2001:db8:1:2:ffff::9")
     assert address("2001:db8:1:3::3") != address("2001:db8:1:2::3")
     assert address("::ffff:10.0.0.1") == "10.0.0.1"
-    assert access._address({"client": None}) == ""
+    assert access.address_of(None) == ""
 
 
 def test_wrong_tokens_are_told_of_in_the_log_and_never_what_they_were(near: httpx.Client) -> None:
