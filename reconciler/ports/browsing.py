@@ -134,6 +134,10 @@ class Browser(Protocol):
     def batches_of(self, keys: Sequence[JobKey]) -> Sequence[BatchRow]:
         """These, those that are known of them, in any order."""
 
+    def status_texts(self, keys: Sequence[JobKey]) -> Mapping[JobKey, str]:
+        """The status of those that are known of them, as `batches_of` has it: to be compared, and not to be read. It is the
+        same text as long as it is the same status."""
+
     def phase_counts(self, wanted: BatchesWanted) -> Mapping[Phase, int]:
         """How many batches are in each phase; those that `wanted.phases` leaves out are counted too, Removed ones as
         well."""

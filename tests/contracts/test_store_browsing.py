@@ -300,6 +300,23 @@ def test_batches_are_looked_up_by_their_keys(world: World) -> None:
     assert len(world.store.batches_of(keys)) == 2
 
 
+def test_a_status_is_another_text_when_it_is_another(world: World) -> None:
+    accept(world, "a", "b")
+    a, b, unknown = (JobKey("default", name) for name in ("a", "b", "unknown"))
+    world.store.save_status(a, make_status(a, Phase.RUNNING))
+    world.store.save_status(b, make_status(b, Phase.RUNNING))
+
+    before = world.store.status_texts([a, b, b, unknown])
+    world.store.save_status(a, make_status(a, Phase.SUCCEEDED))
+    world.store.save_status(b, make_status(b, Phase.RUNNING))
+    after = world.store.status_texts([a, b])
+
+    assert before.keys() == after.keys() == {a, b}
+    assert before[a] != after[a]
+    assert before[b] == after[b]
+    assert world.store.status_texts([]) == {}
+
+
 # -- runs ------------------------------------------------------------------------------------------------------------
 def runs_of(world: World, wanted: RunsWanted = EVERY_RUN, before: str | None = None, limit: int = 10) -> list[str]:
     return [row.summary.job_id for row in world.store.run_rows(wanted, before, limit)]

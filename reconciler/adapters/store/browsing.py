@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, collate, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, and_, cast, collate, func, or_, select, tuple_
 
 from reconciler.adapters.store.database import Database
 from reconciler.adapters.store.engines import POSTGRESQL
@@ -57,13 +57,14 @@ class Browsing(Database):
         return tuple(found)
 
     def batches_of(self, keys: Sequence[JobKey]) -> Sequence[BatchRow]:
-        ours = tuple_(batch_summaries.c.source, batch_summaries.c.name)
-        found: list[BatchRow] = []
         with self.read() as connection:
-            for part in in_parts(dict.fromkeys(keys)):
-                these = ours.in_([(key.source, key.name) for key in part])
-                found.extend(_batch_rows(connection.execute(select(*SUMMARY).where(these)).all()))
-        return tuple(found)
+            return tuple(_batch_rows(_of_keys(connection, SUMMARY, keys)))
+
+    def status_texts(self, keys: Sequence[JobKey]) -> Mapping[JobKey, str]:
+        text = cast(batch_summaries.c.status, Text).label("text")
+        with self.read() as connection:
+            rows = _of_keys(connection, [batch_summaries.c.source, batch_summaries.c.name, text], keys)
+            return {JobKey(row.source, row.name): row.text for row in rows}
 
     def phase_counts(self, wanted: BatchesWanted) -> Mapping[Phase, int]:
         query = select(batch_summaries.c.phase, func.count().label("number")).where(*_among(wanted))
@@ -188,6 +189,17 @@ def _older_than(connection: Connection, job_id: str) -> ColumnElement[bool]:
 
 
 # -- batches ---------------------------------------------------------------------------------------------------------
+def _of_keys(
+    connection: Connection, columns: Sequence[ColumnElement[Any]], keys: Sequence[JobKey]
+) -> Sequence[Row[Any]]:
+    ours = tuple_(batch_summaries.c.source, batch_summaries.c.name)
+    found: list[Row[Any]] = []
+    for part in in_parts(dict.fromkeys(keys)):
+        these = ours.in_([(key.source, key.name) for key in part])
+        found.extend(connection.execute(select(*columns).where(these)).all())
+    return found
+
+
 def _among(wanted: BatchesWanted) -> Iterator[ColumnElement[bool]]:
     """In whatever phase."""
     if wanted.source is not None:

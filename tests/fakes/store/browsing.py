@@ -40,6 +40,10 @@ class Browsing(Lookups):
         return tuple(row for row in self._among(BatchesWanted()) if row.mark.key in set(keys))
 
     @one_at_a_time
+    def status_texts(self, keys: Sequence[JobKey]) -> Mapping[JobKey, str]:
+        return {row.mark.key: row.status.model_dump_json() for row in self.batches_of(keys)}
+
+    @one_at_a_time
     def phase_counts(self, wanted: BatchesWanted) -> Mapping[Phase, int]:
         return dict(Counter(row.status.status.phase for row in self._among(wanted)))
 
