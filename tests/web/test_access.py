@@ -238,6 +238,17 @@ def test_what_a_client_says_of_its_address_does_not_count(near: httpx.Client) ->
     detail(near.get(f"{API}/batches", headers=headers), 429)
 
 
+def test_a_page_of_another_site_locks_nobody_out(near: httpx.Client) -> None:
+    """Its owner has pointed its name at this machine, and its script sends wrong tokens through a visitor's browser."""
+    evil = {**bearer("wrong"), "Host": "attacker.example"}
+    for path in (f"{API}/batches", "/metrics"):
+        for _ in range(FAILURES // 2):
+            assert "not known as" in detail(near.get(path, headers=evil), 421)
+    detail(near.get("/metrics", headers=evil), 429)
+    assert near.get(f"{API}/batches", headers=bearer(LOOKS)).status_code == 200
+    assert log_in(near).status_code == 204
+
+
 # -- under another name ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "host",
