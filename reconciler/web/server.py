@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 
@@ -67,7 +68,7 @@ def _watching(web: FastAPI, doors: Doors) -> None:
 
     @web.get("/metrics", include_in_schema=False)
     async def get_metrics(request: Request) -> Response:
-        gzipped = "gzip" in request.headers.get("accept-encoding", "")
+        gzipped = _takes_gzip(request.headers.get("accept-encoding", ""))
         exposition = await run_sync(doors.metrics, gzipped, limiter=apart)
         headers = {"Vary": "Accept-Encoding", **({"Content-Encoding": "gzip"} if gzipped else {})}
         return Response(exposition, headers=headers, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -83,6 +84,15 @@ def _watching(web: FastAPI, doors: Doors) -> None:
         lines = (found.state, *found.notes) if found.ready else (*found.problems, *found.notes)
         text = "".join(f"{line}\n" for line in lines)
         return Response(text, status_code=200 if found.ready else 503, media_type="text/plain")
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """By an Accept-Encoding header, which names encodings with a weight; 0 is not at all."""
+    for each in accepted.lower().split(","):
+        name, *parameters = (part.strip() for part in each.split(";"))
+        if name == "gzip":
+            return not any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
+    return False
 
 
 def _address(listen: str) -> tuple[str, int]:
