@@ -286,6 +286,40 @@ def test_odd_pages_are_refused(filled: httpx.Client, path: str) -> None:
         assert [error["field"] for error in found["errors"]] == [query.partition("=")[0]]
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "there"),
+    [
+        ("/jobs?stauts=failed", "stauts", "source, name, status, limit, cursor"),
+        ("/servers?q=web-1", "q", "source, tag, group, text, search, limit, cursor"),
+        ("/batches?text=a&page=2", "page", "source, phase, text, limit, cursor"),
+        ("/sources?source=default", "source", "none here"),
+        ("/events?batch=patch-web", "batch", "source, name"),
+        ("/session?" + "x" * 5000, "x" * 100, "none here"),
+        ("/batches?Source=default", "Source", "source"),
+    ],
+)
+def test_a_parameter_that_nobody_looks_at_is_refused_and_those_there_are_listed(
+    filled: httpx.Client, path: str, name: str, there: str
+) -> None:
+    found = problem(filled.get(f"{API}{path}"), 422)
+    (error,) = found["errors"]
+    assert (error["field"], error["place"]) == (name, "query")
+    assert f"this is no parameter: there is {there}" in found["detail"]
+
+
+def test_a_parameter_that_nobody_looks_at_is_refused_of_a_change_too(filled: httpx.Client) -> None:
+    problem(ask(filled, f"/batches/{FAILED}/trigger?reason=again"), 422)
+    problem(filled.post(f"{API}/plan?sorce=default", content=MANIFEST.encode()), 422)
+    problem(ask(filled, "/batches?source=default", BATCH, WRITES), 422)
+
+
+def test_servers_are_found_by_what_is_searched(filled: httpx.Client) -> None:
+    for name in ("text", "search"):
+        found = filled.get(f"{API}/servers", params={name: "WEB-2"}).json()["items"]
+        assert [server["name"] for server in found] == ["web-2"]
+    problem(filled.get(f"{API}/servers", params={"text": "a", "search": "b"}), 422)
+
+
 def test_a_page_beyond_the_last_is_empty(filled: httpx.Client) -> None:
     cursor = "WzIxNDc0ODM2NDdd"  # [2147483647]
     run = filled.get(f"{API}/jobs").json()["items"][0]["id"]
