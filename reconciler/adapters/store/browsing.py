@@ -14,7 +14,7 @@ from reconciler.adapters.store.manifests import readable
 from reconciler.adapters.store.rows import CHILD, COMMIT, child_of, commit_of, folded, maybe_reason, summary_of
 from reconciler.adapters.store.servers import in_parts
 from reconciler.adapters.store.summaries import GROUP, sort_name
-from reconciler.adapters.store.tables import attempts, batch_summaries, jobs, server_tags, servers
+from reconciler.adapters.store.tables import attempts, batch_summaries, jobs, manifests, server_tags, servers
 from reconciler.core.facts import Child, ChildStatus, JobKey, TaskCounts
 from reconciler.core.status import JobStatus, Phase
 from reconciler.ports import (
@@ -75,8 +75,6 @@ class Browsing(Database):
     # -- jobs --------------------------------------------------------------------------------------------------------
     def run_rows(self, wanted: RunsWanted, before: str | None, limit: int) -> Sequence[RunRow]:
         query = select(jobs).where(jobs.c.is_batch_job).order_by(jobs.c.id.desc()).limit(limit)
-        if wanted.source is not None:
-            query = query.where(jobs.c.source == wanted.source)
         if wanted.name is not None:
             query = query.where(jobs.c.name == wanted.name)
         if wanted.statuses:
@@ -84,7 +82,13 @@ class Browsing(Database):
         with self.read() as connection:
             if before is not None:
                 query = query.where(_older_than(connection, before))
-            return _run_rows(connection, connection.execute(query).all())
+            if wanted.source is not None:
+                rows = connection.execute(query.where(jobs.c.source == wanted.source)).all()
+            elif wanted.name is not None:
+                rows = _of_each_source(connection, query, wanted.name)[:limit]
+            else:
+                rows = connection.execute(query).all()
+            return _run_rows(connection, rows)
 
     def run_row(self, job_id: str) -> RunRow | None:
         query = select(jobs).where(jobs.c.job_id == job_id, jobs.c.is_batch_job)
@@ -221,6 +225,14 @@ def _batch_rows(rows: Sequence[Row[Any]]) -> Iterator[BatchRow]:
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
+def _of_each_source(connection: Connection, query: Select[Any], name: str) -> Sequence[Row[Any]]:
+    """Runs of batches of this name, newest first. An index leads to those of a source and a name, and to those of a name
+    alone none: all runs that there are would be read."""
+    sources = connection.scalars(select(manifests.c.source).where(manifests.c.name == name)).all()
+    found = [row for source in sources for row in connection.execute(query.where(jobs.c.source == source))]
+    return sorted(found, key=lambda row: row.id, reverse=True)
+
+
 def _run_rows(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[RunRow, ...]:
     counts = child_counts(connection, {row.id for row in rows})
     return tuple(RunRow(JobKey(row.source, row.name), summary_of(row, counts[row.id]), row.playbook) for row in rows)
