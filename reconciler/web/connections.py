@@ -25,8 +25,9 @@ SAYING = 30.0
 SAYING_MUCH = 300.0
 """Seconds for a webhook, whose body may be large and come by a slow line."""
 
-MOST_BODIES = 100
-"""Requests at a time whose body is on its way, and kept until it is there. One more makes one end."""
+MOST_BODIES = 200
+"""Requests at a time whose body is on its way, and kept until it is there. One more makes one end. So many scripts that ask
+at the same moment, each sending head and body apart, are no flood."""
 
 TAKING = 30.0
 """Seconds in which a client has to take something of what is sent to it."""
