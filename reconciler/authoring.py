@@ -11,7 +11,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from reconciler.core.composing import is_playbook
 from reconciler.core.documents import Problem
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import Cause, CauseKind, JobKey, ManifestRecord, Observed
-from reconciler.core.manifest import RunOn
+from reconciler.core.manifest import BatchJobSpec, RunOn
 from reconciler.core.planning import plan
 from reconciler.core.plans import Blocked, Desired, Limits
 from reconciler.core.reading import Parsed, Rejected, parse_manifests
@@ -46,12 +46,6 @@ if TYPE_CHECKING:
     from reconciler.ports import Hosts, JobStore, Snapshot
 
 log = structlog.get_logger()
-
-AT_ONCE = 4
-"""Manifests that are planned at the same time: each may have an inventory of its own read."""
-
-PATIENCE = 10.0
-"""Seconds that one waits for its turn."""
 
 PLANS = 256
 """Manifests planned after which what was learned of their playbooks is learned anew, so that it has an end."""
@@ -200,7 +194,6 @@ class SourcesAuthoring:
         self._limits = Limits(settings.max_running)
         self._resolver = Resolver(hosts, self._limits)
         self._planned = 0
-        self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._playbooks = {place.name: _Playbooks(self._is_manifest) for place in places}
         self._inventories: dict[str, tuple[str, Set[str]]] = {}
         self._writing = threading.Lock()
@@ -234,8 +227,10 @@ class SourcesAuthoring:
             return Planned(problems=entry.problems, name=entry.name, revision=snapshot.revision)
         if not self._known_inventories(snapshot) >= set(map(posixpath.normpath, entry.job.spec.inventory)):
             return self._not_looked_up(place, entry, snapshot)
-        with self._turn():
-            return self._plan(place, entry, snapshot)
+        self._planned += 1
+        if self._planned % PLANS == 0:
+            self._resolver = Resolver(self._hosts, self._limits)
+        return self._plan(place, entry, snapshot)
 
     def _known_inventories(self, snapshot: Snapshot) -> Set[str]:
         """Paths that inventories are read from anyhow. Whoever may look must not have the daemon execute whatever else in
@@ -256,27 +251,14 @@ class SourcesAuthoring:
         exists = self._exists(place, name, snapshot)
         return Planned(name=name, warnings=(warning,), revision=snapshot.revision, exists=exists)
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        if not self._turns.acquire(timeout=PATIENCE):
-            raise Unavailable(
-                Reason.INVENTORY_UNREADABLE, "too many manifests are being planned", "try again in a moment"
-            )
-        try:
-            self._planned += 1
-            if self._planned % PLANS == 0:
-                self._resolver = Resolver(self._hosts, self._limits)
-            yield
-        finally:
-            self._turns.release()
-
     def _plan(self, place: _Place, entry: Parsed, snapshot: Snapshot) -> Planned:
         """The planner's own answer for a run on all that are selected, were the manifest in the source as that is now."""
         now, name = _now(), entry.job.metadata.name
         held = self._store.sources().get(place.name)
         catalogue = Catalogue(place.name, (), self._settings.max_limit)
         (record,) = catalogue.decide([entry], {}, snapshot.revision, now, held=held).changed
-        desired = self._resolver.resolve(replace(record, key=JobKey(place.name, _PLANNED)), snapshot)
+        asked_for = replace(record, key=JobKey(place.name, _PLANNED), spec=_with_inventories_once(record.spec))
+        desired = self._resolver.resolve(asked_for, snapshot)
         desired = replace(desired, record=replace(record, spec=record.spec.model_copy(update={"suspend": False})))
         asked = Cause(CauseKind.SPEC_CHANGED, "generation:1", "the manifest is new", now)
         planned = plan(desired, Observed((asked,)), now)
@@ -419,6 +401,13 @@ class SourcesAuthoring:
 
     def _is_manifest(self, path: str) -> bool:
         return any(glob.fullmatch(path) for glob in self._globs)
+
+
+def _with_inventories_once(spec: BatchJobSpec) -> BatchJobSpec:
+    """The same inventories, each once, where it counts: the later one's variables win. Else whoever may look could have the
+    daemon read the same ones again and again, by naming them twice, and three times, and by another spelling."""
+    paths = dict.fromkeys(map(posixpath.normpath, reversed(spec.inventory)))
+    return spec.model_copy(update={"inventory": tuple(paths)[::-1]})
 
 
 def _now() -> datetime:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,6 @@ from reconciler.authoring import SourcesAuthoring, build_authoring
 from reconciler.core.composing import Choice, Composed, compose
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.facts import JobKey, ManifestRecord
-from reconciler.core.hosts import Inventory
 from reconciler.core.reasons import Reason
 from reconciler.engine.catalogue import Catalogue
 from reconciler.ports import Planned, Request, RequestKind, Snapshot, Written
@@ -313,34 +311,17 @@ def test_what_is_remembered_of_plans_has_an_end(desk: Desk, monkeypatch: pytest.
     assert sum(len(found.answers) for found in resolver._inspected.values()) <= 10
 
 
-def test_plans_at_once_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each may have an inventory of its own read: who comes when too many are on their way is told to come again."""
-    monkeypatch.setattr(authoring, "PATIENCE", 0.05)
-    answer, asked = desk.hosts.answer, 12
-    assert isinstance(answer, Inventory)
-    others_refused = threading.Event()
-    refused: list[int] = []
-    inside: list[int] = []
-
-    def slowly(*_: object, **__: object) -> Inventory:
-        inside.append(1)
-        assert others_refused.wait(60), "more than that were let in, or nobody was told to come again"
-        return answer
-
-    monkeypatch.setattr(desk.hosts, "load", slowly)
-
-    def plan(number: int) -> bool:
-        try:
-            return desk.plan(manifest(f"b{number}")).problems == ()
-        except Unavailable:
-            refused.append(number)
-            if len(refused) == asked - authoring.AT_ONCE:
-                others_refused.set()
-            return False
-
-    with ThreadPoolExecutor(asked) as pool:
-        done = list(pool.map(plan, range(asked)))
-    assert (len(inside), done.count(True)) == (authoring.AT_ONCE, authoring.AT_ONCE)
+def test_the_same_inventories_are_read_once_however_often_they_are_named(desk: Desk) -> None:
+    """Whoever may look must not have Ansible started by writing the same thing in another way."""
+    desk.accept(manifest("theirs", inventory=["inventory/hosts.yml", "inventory/more.yml"]))
+    write_files(desk.root, {"inventory/more.yml": "all: {}\n"})
+    desk.read()
+    one, more = "inventory/hosts.yml", "inventory/more.yml"
+    for named in ([one, more], [one, one, more], [f"./{one}", more, more], [more, one, f"inventory/./{more[10:]}"]):
+        assert desk.plan(manifest(inventory=named)).waves
+    assert {inventory for inventory, _ in desk.hosts.asked} == {(one, more)}
+    assert desk.plan(manifest(inventory=[one, more, one])).waves
+    assert desk.hosts.asked[-1][0] == (more, one), "the later one's variables win"
 
 
 def test_thousands_of_manifests_do_not_make_planning_slow(desk: Desk) -> None:

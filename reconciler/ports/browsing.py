@@ -134,6 +134,10 @@ class Browser(Protocol):
     def batches_of(self, keys: Sequence[JobKey]) -> Sequence[BatchRow]:
         """These, those that are known of them, in any order."""
 
+    def status_texts(self, keys: Sequence[JobKey]) -> Mapping[JobKey, str]:
+        """The status of those that are known of them, as `batches_of` has it: to be compared, and not to be read. It is the
+        same text as long as it is the same status."""
+
     def phase_counts(self, wanted: BatchesWanted) -> Mapping[Phase, int]:
         """How many batches are in each phase; those that `wanted.phases` leaves out are counted too, Removed ones as
         well."""
@@ -142,6 +146,9 @@ class Browser(Protocol):
         """Newest first; `before`: older than the run with this job_id. Counts of hosts are those of its own children."""
 
     def run_row(self, job_id: str) -> RunRow | None: ...
+
+    def latest_run(self, key: JobKey) -> str | None:
+        """The job_id of the run that was opened last, whether or not the manifest was removed since."""
 
     def child(self, job_id: str) -> tuple[JobKey, Child] | None:
         """Of which run it is, folding.run_of says."""
@@ -218,9 +225,10 @@ class Authoring(Protocol):
     def offers(self) -> Sequence[SourceOffer]: ...
 
     def plan(self, source: str, text: str) -> Planned:
-        """`text` is one manifest, as YAML. Raises Refused for a source that is not known here, Unavailable for one that
-        can't be read."""
+        """`text` is one manifest, as YAML. It may take long: inventories are read. Raises Refused for a source that is not
+        known here, Unavailable for one that can't be read."""
 
     def write(self, source: str, text: str, by: str, message: str) -> Written:
         """Put one new manifest into the source, and have it read at once. Raises Refused where the source does not allow it,
-        where the manifest is not valid, and where one of its name is there already; Unavailable where it can't be pushed."""
+        where the manifest is not valid, and where one of its name is there already; Unavailable where it can't be pushed.
+        It may take long, and of one source only one is written at a time."""

@@ -132,21 +132,20 @@ class Gate:
         headers = Headers(scope=asgi)
         if (token := bearer_of(headers)) is not None:
             return _named(self.owner(token, asgi))
-        if self.access.loopback and not self._is_ours(headers.get("host", "")):
-            raise Declined(
-                421,
-                f"this port is not known as {headers.get('host', '')[:100]!r}",
-                hint="ask for it by its address, or add the name to http.allowed_hosts",
-            )
+        if self._is_asked_by_another_name(headers):
+            raise _misdirected(headers)
         logged_in = self.sessions.whose(session_of(headers))
         if logged_in is not None:
             return replace(_named(logged_in), by_cookie=True)
         return Caller(scopes=frozenset({Scope.READ})) if self.access.loopback else Caller()
 
     def owner(self, token: str, asgi: Asgi) -> Token:
-        """Whose it is. Raises Declined."""
-        address = _address(asgi)
-        if held := self._failures.held_for(address):
+        """Whose it is. Raises Declined. Wrong ones under a name that is not this port's are counted apart: a page of another
+        site can send them through a visitor's browser, and must not have the right ones of its address refused."""
+        headers, address = Headers(scope=asgi), address_of(asgi.get("client"))
+        misdirected = self._is_asked_by_another_name(headers)
+        counted = f"{address} by another name" if misdirected else address
+        if held := self._failures.held_for(counted):
             raise Declined(
                 429,
                 "too many wrong tokens from this address: none is looked at for a while",
@@ -155,9 +154,12 @@ class Gate:
         found = owner_of(token, self.access.tokens)
         if found is None:
             log.warning("wrong_token", address=address)
-            self._failures.add(address)
-            raise needs_token("this token is nobody's")
+            self._failures.add(counted)
+            raise _misdirected(headers) if misdirected else needs_token("this token is nobody's")
         return found
+
+    def _is_asked_by_another_name(self, headers: Headers) -> bool:
+        return self.access.loopback and not self._is_ours(headers.get("host", ""))
 
     # -- where it comes from -----------------------------------------------------------------------------------------
     def check_origin(self, asgi: Asgi, caller: Caller) -> None:
@@ -203,6 +205,14 @@ def needs_token(why: str = NEEDS_TOKEN) -> Declined:
     return Declined(401, why, hint=HOW_TO_GET_ONE, headers={"WWW-Authenticate": 'Bearer realm="reconciler"'})
 
 
+def _misdirected(headers: Headers) -> Declined:
+    return Declined(
+        421,
+        f"this port is not known as {headers.get('host', '')[:100]!r}",
+        hint="ask for it by its address, or add the name to http.allowed_hosts",
+    )
+
+
 def _foreign(why: str) -> Declined:
     return Declined(403, why, hint="scripts send a token: Authorization: Bearer TOKEN")
 
@@ -212,9 +222,8 @@ def session_of(headers: Mapping[str, str]) -> str:
     return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
 
 
-def _address(asgi: Asgi) -> str:
-    """That of the client, as far as it is one's own: of IPv6, whoever has one address has a whole network of them."""
-    client = asgi.get("client")
+def address_of(client: tuple[str, int] | None) -> str:
+    """As far as it is one's own: of IPv6, whoever has one address has a whole network of them."""
     host = client[0] if client else ""
     try:
         address = ipaddress.ip_address(host)

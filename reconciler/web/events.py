@@ -29,7 +29,6 @@ from starlette.types import Scope as Asgi
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import JobKey
-from reconciler.core.status import JobStatus
 from reconciler.ports import Browser, StoredEvent
 from reconciler.web.access import caller_of, gate_of, session_of
 from reconciler.web.doors import Asking
@@ -52,6 +51,10 @@ HEARTBEAT = 15.0
 MOST_LISTENERS = 300
 """At a time: more are told to come again (503)."""
 
+PORTION, TURN = 100, 0.02
+"""Changes that are told one after the other, and seconds until the next: those who listen take theirs meanwhile, so that
+only who is slow has many waiting, however much happens at once."""
+
 WAITING = 500
 """Changes that wait for a listener who is slow; one more, and it is told no more."""
 
@@ -63,6 +66,9 @@ MOST_FOLLOWED, FOLLOWED_AT_ONCE = 2000, 500
 
 KEPT = 2000
 """The latest changes, for listeners who come again."""
+
+RECENT = 200
+"""Events up to the last that somebody had who comes again: the status of their batches may have followed meanwhile."""
 
 AT_ONCE = 1000
 """Events that are read of the database."""
@@ -149,8 +155,8 @@ class Followed:
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
-        self._known: OrderedDict[JobKey, tuple[JobStatus | None, float]] = OrderedDict()
-        """What the status was when it happened, or is since; and until when it is looked at."""
+        self._known: OrderedDict[JobKey, tuple[str | None, float]] = OrderedDict()
+        """What the status was when it happened, or is since, as text; and until when it is looked at."""
 
     def clear(self) -> None:
         self._known.clear()
@@ -161,7 +167,7 @@ class Followed:
             del self._known[key]
         new = {key for key in happened if key is not None and key.name}
         before = {key: status for key, (status, _) in self._known.items()}
-        found = self._statuses([*before, *(new - before.keys())])
+        found = self._texts([*before, *(new - before.keys())])
         for key in new:
             self._known.pop(key, None)
             self._known[key] = (found.get(key), now + FOLLOWS)
@@ -172,11 +178,10 @@ class Followed:
             self._known.popitem(last=False)
         return changed
 
-    def _statuses(self, keys: Sequence[JobKey]) -> Mapping[JobKey, JobStatus]:
-        found: dict[JobKey, JobStatus] = {}
+    def _texts(self, keys: Sequence[JobKey]) -> Mapping[JobKey, str]:
+        found: dict[JobKey, str] = {}
         for start in range(0, len(keys), FOLLOWED_AT_ONCE):
-            rows = self._browser.batches_of(keys[start : start + FOLLOWED_AT_ONCE])
-            found.update((row.mark.key, row.status) for row in rows)
+            found.update(self._browser.status_texts(keys[start : start + FOLLOWED_AT_ONCE]))
         return found
 
 
@@ -194,6 +199,8 @@ class Fanout:
         self._kept: deque[Change] = deque(maxlen=KEPT)
         self._kept_after = 0
         """All that happened after this is kept."""
+        self._came_again: dict[Listener, Sequence[JobKey]] = {}
+        """Who is to be told with the next look that the status of these may have followed."""
         self._ended = False
 
     @property
@@ -203,36 +210,47 @@ class Fanout:
     async def join(self, listener: Listener, last: int | None) -> tuple[int, Sequence[Change] | None]:
         """From now on it is told. `last`: what it had last. Returns where it stands, and what it has missed; None: that
         can't be told. Raises Declined, Unavailable."""
-        if len(self._listeners) >= MOST_LISTENERS or self._ended:
-            raise Declined(503, "too many listen already", headers={"Retry-After": "30"})
+        self._check_room()
         if self._reading is None:
             position = await self._ask(self._store.last_event)
-            if self._reading is None:  # nobody else came meanwhile
+            self._check_room()  # others came meanwhile: all of them do when a daemon has been started again
+            if self._reading is None:
                 self._begin(position)
         position = self._position
         self._listeners.add(listener)  # from here on, what comes after the position waits for it
         try:
-            missed = () if last is None else await self._missed(last, position)
+            missed = () if last is None else await self._missed(listener, last, position)
         except BaseException:
             self.leave(listener)
             raise
         return position, None if missed is None else [change for change in missed if listener.wants(change)]
 
-    async def _missed(self, last: int, position: int) -> Sequence[Change] | None:
+    def _check_room(self) -> None:
+        if len(self._listeners) >= MOST_LISTENERS or self._ended:
+            raise Declined(503, "too many listen already", headers={"Retry-After": "30"})
+
+    async def _missed(self, listener: Listener, last: int, position: int) -> Sequence[Change] | None:
         """What came after `last`, up to the position. None: it is ahead, as it is of a database that was there before; or
         there is too much, or its beginning is gone."""
         if last > position:
             return None
-        if last >= self._kept_after:
-            return [change for change in self._kept if last < change.sequence <= position]
-        found = await self._ask(lambda: self._store.events_after(last, AT_ONCE))
+        before = max(0, last - RECENT)
+        if before >= self._kept_after:
+            found = [change for change in self._kept if before < change.sequence <= position]
+        else:
+            events = await self._ask(lambda: self._store.events_after(before, RECENT + AT_ONCE))
+            found = [Change.of(event) for event in events if event.sequence <= position]
+        missed = [change for change in found if change.sequence > last]
         # They are numbered without gaps.
-        if not found or found[0].sequence != last + 1 or found[-1].sequence < position:
+        if len(missed) != position - last or len(missed) > AT_ONCE:
             return None
-        return [Change.of(event) for event in found if event.sequence <= position]
+        recent = dict.fromkeys(change.key for change in found if change.key is not None and change.key.name)
+        self._came_again[listener] = tuple(recent)
+        return missed
 
     def leave(self, listener: Listener) -> None:
         self._listeners.discard(listener)
+        self._came_again.pop(listener, None)
 
     def end(self) -> None:
         """Whoever listens is told no more, and nobody new. From any thread."""
@@ -249,6 +267,7 @@ class Fanout:
         self._loop = asyncio.get_running_loop()
         self._position = self._kept_after = position
         self._kept.clear()
+        self._came_again.clear()
         self._followed.clear()
         self._reading = asyncio.create_task(self._read())
 
@@ -262,25 +281,36 @@ class Fanout:
 
     async def _look(self) -> float:
         """Tell what is new. Returns the seconds until the next look."""
+        again = dict(self._came_again)
         try:
             events = await self._ask(lambda: self._store.events_after(self._position, AT_ONCE))
             # Before anybody is told: who looks at once sees this status, or one that is told of.
             now = asyncio.get_running_loop().time()
-            settled = await self._ask(lambda: self._followed.look([event.key for event in events], now))
+            happened = [*(event.key for event in events), *(key for keys in again.values() for key in keys)]
+            settled = await self._ask(lambda: self._followed.look(happened, now))
         except Unavailable as error:
             log.warning("changes_not_read", why=str(error))
             return AWAY
         except Exception:
             log.exception("changes_not_read_by_a_bug")
             return AWAY
-        for change in map(Change.of, events):
-            self._keep(change)
-            for listener in self._listeners:
-                listener.tell(change)
-        for key in settled:
-            for listener in self._listeners:
+        await self._tell(list(map(Change.of, events)))
+        await self._tell([Change.of_status(key, self._position) for key in settled])
+        for listener, keys in again.items():
+            self._came_again.pop(listener, None)
+            for key in keys:
                 listener.tell(Change.of_status(key, self._position))
         return 0.0 if len(events) == AT_ONCE else POLL
+
+    async def _tell(self, changes: Sequence[Change]) -> None:
+        """All who listen, of each; a portion at a time."""
+        for number, change in enumerate(changes, start=1):
+            if change.sequence > self._position:  # that of a status has no number of its own
+                self._keep(change)
+            for listener in self._listeners:
+                listener.tell(change)
+            if number % PORTION == 0:
+                await asyncio.sleep(TURN)
 
     def _keep(self, change: Change) -> None:
         if len(self._kept) == KEPT:

@@ -6,6 +6,8 @@ but that. Health and webhooks are always answered: they have their own rules, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Send
@@ -16,7 +18,8 @@ from reconciler.web.problems import Declined, problem
 from reconciler.web.tokens import Caller
 
 MOST_REQUESTS = 200
-"""At a time, streams of events aside: more are told to come again (503). Health and metrics get through."""
+"""At a time, streams of events aside: more are told to come again (503). Health and metrics get through. One counts from its
+last byte on: else whoever says half of some bodies would shut everybody out."""
 
 MOST_BODY = 4 * 1024 * 1024
 """Bytes: a manifest of the largest size fits, written as JSON. Webhooks have a bound of their own."""
@@ -42,7 +45,7 @@ class Guard:
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
         self._gate = gate
-        self._under_way = 0
+        self.under_way = 0
 
     async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,21 +71,42 @@ class Guard:
             await self._app(scope, receive, send)
             return
         self._gate.check_origin(scope, caller)
-        bounded = _bounded(scope, receive)
         if path == EVENTS:  # which counts its listeners itself
-            await self._app(scope, bounded, send)
+            await self._app(scope, _bounded(scope, receive, lambda: None), send)
             return
-        if self._under_way >= MOST_REQUESTS:
-            raise Declined(503, "too much is asked at once", headers={"Retry-After": "1"})
-        self._under_way += 1
+        place = _Place(self)
         try:
-            await self._app(scope, bounded, send)
+            if scope["method"] != "POST":  # no other has a body that is waited for
+                place.take()
+            await self._app(scope, _bounded(scope, receive, place.take), send)
         finally:
-            self._under_way -= 1
+            place.leave()
 
 
-def _bounded(scope: Asgi, receive: Receive) -> Receive:
-    """Raises Declined (413) for a body that is too large: at once where it says so, else as soon as it is seen."""
+class _Place:
+    """That of one request among those that are under way."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._taken = False
+
+    def take(self) -> None:
+        """If it has none yet. Raises Declined (503) where all are taken."""
+        if self._taken:
+            return
+        if self._guard.under_way >= MOST_REQUESTS:
+            raise Declined(503, "too much is asked at once", headers={"Retry-After": "1"})
+        self._guard.under_way += 1
+        self._taken = True
+
+    def leave(self) -> None:
+        if self._taken:
+            self._guard.under_way -= 1
+
+
+def _bounded(scope: Asgi, receive: Receive, whole: Callable[[], None]) -> Receive:
+    """Calls `whole` once all of the body is there. Raises Declined (413) for one that is too large: at once where it says so,
+    else as soon as it is seen."""
     too_large = Declined(413, f"the body is larger than {MOST_BODY} bytes", headers={"Connection": "close"})
     said = Headers(scope=scope).get("content-length", "0")
     if said.isdecimal() and int(said) > MOST_BODY:
@@ -95,6 +119,8 @@ def _bounded(scope: Asgi, receive: Receive) -> Receive:
         size += len(message.get("body", b""))
         if size > MOST_BODY:
             raise too_large
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            whole()
         return message
 
     return bounded

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Annotated
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
@@ -23,17 +29,24 @@ from reconciler.web.documents import (
     written_document,
 )
 from reconciler.web.doors import Doors, DoorsHere
-from reconciler.web.problems import Declined, FieldError, invalid, problems
+from reconciler.web.problems import AGAIN, Declined, FieldError, invalid, problems
 from reconciler.web.routing import SourceQuery, reading, writing
-from reconciler.web.tokens import Caller
 
 look, write = reading(), writing()
 
 LOOKS_AGAIN = 0.25
 """Seconds between two looks whether a run was opened."""
 
+PLANNED_AT_ONCE = 4
+"""Manifests: each may have an inventory of its own read."""
+
+PATIENCE, PATIENCE_TO_WRITE = 10.0, 60.0
+"""Seconds that somebody waits for the turn to plan, or to write into a source: a push may take some."""
+
 OTHER_NAMES = 10
 """Names that are made, one after the other, where each turns out to be taken."""
+
+_Answer = TypeVar("_Answer")
 
 MANIFEST = """\
 apiVersion: reconciler/v1
@@ -43,6 +56,46 @@ spec:
   playbook: playbooks/patch.yml
   selector: {tags: [web]}
 """
+
+
+class Turns:
+    """What may take long: reading inventories for a plan, and pushing. Whoever waits for a turn, or for a run to be opened,
+    waits in the event loop: were it in the threads that answer requests, some who plan or write would hold up all pages."""
+
+    def __init__(self) -> None:
+        self._threads = CapacityLimiter(math.inf)  # of their own, bounded by the turns
+        self._plan = asyncio.Semaphore(PLANNED_AT_ONCE)
+        self._write: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(1))
+        """Of each source."""
+
+    async def plan(self, ask: Callable[[], _Answer]) -> _Answer:
+        """Raises Declined (503) if it takes too long to be one's turn."""
+        return await self._take(self._plan, PATIENCE, "too many manifests are being planned", ask)
+
+    async def write(self, source: str, ask: Callable[[], _Answer]) -> _Answer:
+        """Into a source that is known. Raises Declined (503) if it takes too long to be one's turn."""
+        why = f"too many manifests are being written into {source}"
+        return await self._take(self._write[source], PATIENCE_TO_WRITE, why, ask)
+
+    async def _take(self, turn: asyncio.Semaphore, patience: float, why: str, ask: Callable[[], _Answer]) -> _Answer:
+        try:
+            async with asyncio.timeout(patience):
+                await turn.acquire()
+        except TimeoutError:
+            headers = {"Retry-After": str(AGAIN)}
+            raise Declined(503, why, hint="try again in a moment", headers=headers) from None
+        try:
+            return await run_sync(ask, limiter=self._threads)
+        finally:
+            turn.release()
+
+
+async def _turns_of(request: Request) -> Turns:
+    turns: Turns = request.app.state.turns
+    return turns
+
+
+TurnsHere = Annotated[Turns, Depends(_turns_of)]
 
 
 async def _text(request: Request) -> str:
@@ -71,18 +124,23 @@ async def _text(request: Request) -> str:
         }
     },
 )
-def plan_manifest(
-    doors: DoorsHere, text: Annotated[str, Depends(_text)], source: SourceQuery = None
+async def plan_manifest(
+    doors: DoorsHere, turns: TurnsHere, text: Annotated[str, Depends(_text)], source: SourceQuery = None
 ) -> PlannedDocument:
     """What a manifest would come to, were it in the source as that is now: its hosts in their waves, or what is wrong with
     it. Nothing is kept of it. `source` may be left out where there is only one."""
     authoring = _authoring(doors)
-    return planned_document(authoring.plan(_source(authoring, source, writable=False), text))
+
+    def plan() -> PlannedDocument:
+        return planned_document(authoring.plan(_source(authoring, source, writable=False), text))
+
+    return await turns.plan(plan)
 
 
 @write.post("/manifests", operation_id="writeManifest", status_code=201, tags=["manifests"])
-def write_manifest(
+async def write_manifest(
     doors: DoorsHere,
+    turns: TurnsHere,
     caller: CallerHere,
     response: Response,
     body: ManifestBody,
@@ -92,16 +150,21 @@ def write_manifest(
     """Put a new manifest into a source: a commit where that is a repository. `source` may be left out where manifests can
     be put into one only."""
     authoring = _authoring(doors)
-    into = _source(authoring, source, writable=True)
-    planned = authoring.plan(into, body.manifest)
-    if planned.problems:
-        raise _rejected(planned)
-    return _write(doors, caller, response, authoring, into, body.manifest, body.message, planned, wait)
+
+    def plan() -> _Accepted:
+        into = _source(authoring, source, writable=True)
+        return _accepted(doors, authoring, into, body.manifest)
+
+    writer = _Writer(doors, turns, authoring, caller.name or "", body.message)
+    document = await writer.write(await turns.plan(plan), wait)
+    response.headers["Location"] = document.batch
+    return document
 
 
 @write.post("/batches", operation_id="createBatch", status_code=201, tags=["manifests"])
-def create_batch(
+async def create_batch(
     doors: DoorsHere,
+    turns: TurnsHere,
     caller: CallerHere,
     response: Response,
     body: BatchBody,
@@ -110,7 +173,6 @@ def create_batch(
     """Run a playbook on servers, as job APIs are asked for it. It is written as a manifest into the source, by a commit
     where that is a repository; the daemon reads it there, and opens the parent and the child jobs."""
     authoring = _authoring(doors)
-    into = _source(authoring, body.source, writable=True, place="body")
     choice = Choice(
         playbook=body.playbook,
         servers=body.servers,
@@ -124,55 +186,83 @@ def create_batch(
     )
     refused: set[str] = set()
 
-    def taken(name: str) -> bool:
-        return name in refused or doors.requests.manifest(JobKey(into, name)) is not None
+    def plan() -> _Accepted:
+        into = _source(authoring, body.source, writable=True, place="body")
 
-    while True:
+        def taken(name: str) -> bool:
+            return name in refused or doors.requests.manifest(JobKey(into, name)) is not None
+
         composed = compose(choice, taken=taken, max_limit=doors.max_limit)
         if isinstance(composed, tuple):
             raise _misfits(composed)
-        planned = authoring.plan(into, composed.text)
-        if planned.problems:
-            raise _rejected(planned)
-        if planned.refusal is not None:
-            raise Declined(409, planned.refusal, hint=planned.hint)
+        return _accepted(doors, authoring, into, composed.text)
+
+    writer = _Writer(doors, turns, authoring, caller.name or "", body.message)
+    while True:
+        accepted = await turns.plan(plan)
         try:
-            return _write(doors, caller, response, authoring, into, composed.text, body.message, planned, wait)
+            document = await writer.write(accepted, wait)
         except Refused as error:
             # Somebody has put one of that name there since the source was read last: a name that nobody chose may be another.
             if error.reason is not Reason.NAME_TAKEN or body.name is not None or len(refused) == OTHER_NAMES:
                 raise
-            refused.add(composed.name)
+            refused.add(accepted.key.name)
+        else:
+            response.headers["Location"] = document.batch
+            return document
 
 
-def _write(
-    doors: Doors,
-    caller: Caller,
-    response: Response,
-    authoring: Authoring,
-    source: str,
-    text: str,
-    message: str,
-    planned: Planned,
-    wait: int,
-) -> WrittenDocument:
-    written = authoring.write(source, text, caller.name or "", message)
-    run = _opened(doors, written, wait)
-    document = written_document(written, planned.warnings, run)
-    response.headers["Location"] = document.batch
-    return document
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A manifest that may be written. `before`: the latest run that a removed batch of its name has left, whose success is
+    not the new one's."""
+
+    key: JobKey
+    text: str
+    warnings: tuple[str, ...]
+    before: str | None
 
 
-def _opened(doors: Doors, written: Written, wait: int) -> str | None:
-    """The run of what was written, if one is opened in time."""
-    key, until = JobKey(written.source, written.name), doors.clock.monotonic() + wait
-    while True:
-        run = doors.requests.observe(key).run
-        if run is not None:
-            return run.job_id
-        if doors.clock.monotonic() >= until:
-            return None
-        threading.Event().wait(LOOKS_AGAIN)
+def _accepted(doors: Doors, authoring: Authoring, source: str, text: str) -> _Accepted:
+    """Raises Declined for a manifest that is not valid (422), or that would stall (409)."""
+    planned = authoring.plan(source, text)
+    if planned.problems:
+        raise _rejected(planned)
+    assert planned.name is not None  # it is valid
+    if planned.refusal is not None:
+        raise Declined(409, planned.refusal, hint=planned.hint)
+    key = JobKey(source, planned.name)
+    return _Accepted(key, text, planned.warnings, doors.browser.latest_run(key))
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Somebody who writes manifests, with a message."""
+
+    doors: Doors
+    turns: Turns
+    authoring: Authoring
+    by: str
+    message: str
+
+    async def write(self, accepted: _Accepted, wait: int) -> WrittenDocument:
+        def put() -> Written:
+            return self.authoring.write(accepted.key.source, accepted.text, self.by, self.message)
+
+        written = await self.turns.write(accepted.key.source, put)
+        return written_document(written, accepted.warnings, await self._opened(accepted, wait))
+
+    async def _opened(self, accepted: _Accepted, wait: int) -> str | None:
+        """Its run, if one is opened in time."""
+        monotonic, latest_run = self.doors.clock.monotonic, self.doors.browser.latest_run
+        until = monotonic() + wait
+        while True:
+            run = await run_sync(latest_run, accepted.key)
+            if run != accepted.before:
+                return run
+            if monotonic() >= until:
+                return None
+            await asyncio.sleep(LOOKS_AGAIN)
 
 
 def _authoring(doors: Doors) -> Authoring:

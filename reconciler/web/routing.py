@@ -11,12 +11,13 @@ import binascii
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic.alias_generators import to_camel
@@ -64,13 +65,14 @@ def _route_needing(scope: Scope | None) -> type[APIRoute]:
 
         def get_route_handler(self) -> Handler:
             inner = super().get_route_handler()
+            known = tuple(_parameters_of(self.dependant))
 
             async def handler(request: Request) -> Response:
                 if scope is not None:
                     check_scope(caller_of(request), scope)
                 if scope not in (None, Scope.READ):
                     _check_json(request)
-                _check_once(request)
+                _check_query(request, known)
                 return _tagged(request, await inner(request))
 
             return handler
@@ -110,10 +112,21 @@ def _check_json(request: Request) -> None:
         raise Declined(415, "a session asks for a change by Content-Type: application/json")
 
 
-def _check_once(request: Request) -> None:
-    """Raises Declined (422) for a parameter that is given twice where one is meant: nobody could say which."""
+def _parameters_of(dependant: Dependant) -> Iterator[str]:
+    """The names that an operation knows in the query."""
+    yield from (field.alias for field in dependant.query_params)
+    for each in dependant.dependencies:
+        yield from _parameters_of(each)
+
+
+def _check_query(request: Request, known: Sequence[str]) -> None:
+    """Raises Declined (422) for a parameter that nobody looks at: `stauts=failed` would be answered with everything. And for
+    one that is given twice where one is meant: nobody could say which."""
     given = Counter(name for name, _ in request.query_params.multi_items())
     for name, times in given.items():
+        if name not in known:
+            there = f"there is {', '.join(known)}" if known else "there is none here"
+            raise invalid(name[:100], "query", f"this is no parameter: {there}")
         if times > 1 and name not in LISTS:
             raise invalid(name, "query", "give it once")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 
@@ -20,6 +21,7 @@ from reconciler.web.doors import Doors
 from reconciler.web.events import Fanout
 from reconciler.web.guard import Guard
 from reconciler.web.hooks import hooks_of
+from reconciler.web.manifests import Turns
 from reconciler.web.openapi import describe, operations
 from reconciler.web.pages import answer_nowhere_with_a_page, pages_of
 from reconciler.web.problems import answer_with_problems
@@ -49,6 +51,7 @@ def build_web(doors: Doors) -> WebApplication:
     web.state.doors = doors
     web.state.gate = gate = Gate(doors.access, doors.clock.monotonic)
     web.state.fanout = fanout = Fanout(doors.requests, doors.browser)
+    web.state.turns = Turns()
     web.include_router(hooks_of(doors.hooks), include_in_schema=False)
     _watching(web, doors)
     for router in operations():
@@ -65,7 +68,7 @@ def _watching(web: FastAPI, doors: Doors) -> None:
 
     @web.get("/metrics", include_in_schema=False)
     async def get_metrics(request: Request) -> Response:
-        gzipped = "gzip" in request.headers.get("accept-encoding", "")
+        gzipped = _takes_gzip(request.headers.get("accept-encoding", ""))
         exposition = await run_sync(doors.metrics, gzipped, limiter=apart)
         headers = {"Vary": "Accept-Encoding", **({"Content-Encoding": "gzip"} if gzipped else {})}
         return Response(exposition, headers=headers, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -81,6 +84,15 @@ def _watching(web: FastAPI, doors: Doors) -> None:
         lines = (found.state, *found.notes) if found.ready else (*found.problems, *found.notes)
         text = "".join(f"{line}\n" for line in lines)
         return Response(text, status_code=200 if found.ready else 503, media_type="text/plain")
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """By an Accept-Encoding header, which names encodings with a weight; 0 is not at all."""
+    for each in accepted.lower().split(","):
+        name, *parameters = (part.strip() for part in each.split(";"))
+        if name == "gzip":
+            return not any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
+    return False
 
 
 def _address(listen: str) -> tuple[str, int]:

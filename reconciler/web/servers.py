@@ -18,7 +18,7 @@ from reconciler.web.documents import (
     server_document,
 )
 from reconciler.web.doors import DoorsHere
-from reconciler.web.problems import not_found, problems
+from reconciler.web.problems import invalid, not_found, problems
 from reconciler.web.routing import (
     USUAL,
     CursorQuery,
@@ -46,12 +46,15 @@ def list_servers(
     tag: Annotated[tuple[Plain, ...], Query(max_length=100, description="Those that carry all of these.")] = (),
     group: Annotated[Plain | None, Query(description="Those of this inventory group.")] = None,
     text: TextQuery = "",
+    search: Annotated[Plain, Query(description="The same as `text`, by another name: give one of them.")] = "",
     limit: LimitQuery = USUAL,
     cursor: CursorQuery = None,
 ) -> Page[ServerDocument]:
     """The hosts of all inventories that were read, by name, web-2 before web-10. `text` is looked for in name and address."""
+    if text and search:
+        raise invalid("search", "query", "it is the same as text: give one of them")
     after = None if cursor is None else ServerMark(*parts_of(cursor, str, str, str))
-    wanted = ServersWanted(source, frozenset(tag), group, text)
+    wanted = ServersWanted(source, frozenset(tag), group, text or search)
     rows, following = page_of(doors.browser.servers(wanted, after, limit + 1), limit, _cursor)
     return Page(items=tuple(map(server_document, rows)), next=following)
 

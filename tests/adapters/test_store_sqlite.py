@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import Engine, event, make_url
 from sqlalchemy.exc import StatementError
 from sqlalchemy.schema import CreateTable
 
@@ -27,7 +27,7 @@ from reconciler.adapters.store.database import SCHEMAS, current_schema
 from reconciler.adapters.store.tables import Instant, Name, metadata
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.facts import ChildStatus
-from reconciler.ports import Admitted, PlaybookResult
+from reconciler.ports import Admitted, PlaybookResult, RunsWanted
 from tests.builders import (
     JOB,
     all_succeeded,
@@ -391,3 +391,24 @@ def test_a_run_is_read_in_a_handful_of_queries(world: World, url: str) -> None:
 
     raw.set_trace_callback(None)
     assert (observing, resting) == (9, 1)
+
+
+@pytest.mark.parametrize("wanted", [RunsWanted("default", "patch-web"), RunsWanted(name="patch-web")])
+def test_the_runs_of_a_batch_are_found_by_an_index_with_or_without_its_source(
+    file: sqlite3.Connection, world: World, wanted: RunsWanted
+) -> None:
+    """However many others there are."""
+    run = world.run_to_success("1", JOB)
+    asked: list[tuple[str, tuple[object, ...]]] = []
+
+    def note(_: object, __: object, statement: str, given: tuple[object, ...], *___: object) -> None:
+        asked.append((statement, given))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        assert [row.summary.job_id for row in world.store.run_rows(wanted, None, 5)] == [run]
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    statement, given = next(each for each in asked if "FROM jobs" in each[0])
+    (step,) = file.execute(f"EXPLAIN QUERY PLAN {statement}", given).fetchall()
+    assert "ix_jobs_of_job" in step[3]

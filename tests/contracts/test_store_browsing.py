@@ -300,6 +300,23 @@ def test_batches_are_looked_up_by_their_keys(world: World) -> None:
     assert len(world.store.batches_of(keys)) == 2
 
 
+def test_a_status_is_another_text_when_it_is_another(world: World) -> None:
+    accept(world, "a", "b")
+    a, b, unknown = (JobKey("default", name) for name in ("a", "b", "unknown"))
+    world.store.save_status(a, make_status(a, Phase.RUNNING))
+    world.store.save_status(b, make_status(b, Phase.RUNNING))
+
+    before = world.store.status_texts([a, b, b, unknown])
+    world.store.save_status(a, make_status(a, Phase.SUCCEEDED))
+    world.store.save_status(b, make_status(b, Phase.RUNNING))
+    after = world.store.status_texts([a, b])
+
+    assert before.keys() == after.keys() == {a, b}
+    assert before[a] != after[a]
+    assert before[b] == after[b]
+    assert world.store.status_texts([]) == {}
+
+
 # -- runs ------------------------------------------------------------------------------------------------------------
 def runs_of(world: World, wanted: RunsWanted = EVERY_RUN, before: str | None = None, limit: int = 10) -> list[str]:
     return [row.summary.job_id for row in world.store.run_rows(wanted, before, limit)]
@@ -317,6 +334,17 @@ def test_runs_come_newest_first_a_page_at_a_time(world: World) -> None:
     assert runs_of(world, RunsWanted(name=JOB.name), before=ran[0], limit=1) == [ran[1]]
     assert runs_of(world, RunsWanted("default", JOB.name)) == [ran[1], ran[2], ran[4]]
     assert runs_of(world, RunsWanted("default", "nobody")) == []
+
+
+def test_the_latest_run_of_a_batch_is_the_one_that_was_opened_last(world: World) -> None:
+    other = replace(JOB, source="lab")
+    assert world.store.latest_run(JOB) is None
+    first, elsewhere, second = (world.run_to_success(name, key) for name, key in (("1", JOB), ("2", other), ("3", JOB)))
+    world.accept()
+    (record,) = world.store.manifests(JOB.source).values()
+    world.store.save_manifests([replace(record, removed_at=world.clock.now())], ())
+    assert first != second
+    assert (world.store.latest_run(JOB), world.store.latest_run(other)) == (second, elsewhere)
 
 
 def test_runs_are_found_by_how_they_stand(world: World) -> None:

@@ -238,6 +238,17 @@ def test_what_a_client_says_of_its_address_does_not_count(near: httpx.Client) ->
     detail(near.get(f"{API}/batches", headers=headers), 429)
 
 
+def test_a_page_of_another_site_locks_nobody_out(near: httpx.Client) -> None:
+    """Its owner has pointed its name at this machine, and its script sends wrong tokens through a visitor's browser."""
+    evil = {**bearer("wrong"), "Host": "attacker.example"}
+    for path in (f"{API}/batches", "/metrics"):
+        for _ in range(FAILURES // 2):
+            assert "not known as" in detail(near.get(path, headers=evil), 421)
+    detail(near.get("/metrics", headers=evil), 429)
+    assert near.get(f"{API}/batches", headers=bearer(LOOKS)).status_code == 200
+    assert log_in(near).status_code == 204
+
+
 # -- under another name ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "host",
@@ -478,12 +489,12 @@ def test_what_is_remembered_of_callers_has_an_end(clock: FakeClock, monkeypatch:
 
 def test_a_network_of_ipv6_is_one_client() -> None:
     def address(host: str) -> str:
-        return access._address({"client": (host, 1)})
+        return access.address_of((host, 1))
 
     assert address("2001:db8:1:2::3") == address("2001:db8:1:2:ffff::9")
     assert address("2001:db8:1:3::3") != address("2001:db8:1:2::3")
     assert address("::ffff:10.0.0.1") == "10.0.0.1"
-    assert access._address({"client": None}) == ""
+    assert access.address_of(None) == ""
 
 
 def test_wrong_tokens_are_told_of_in_the_log_and_never_what_they_were(near: httpx.Client) -> None:

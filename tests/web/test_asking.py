@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
+from reconciler.core.facts import JobKey
 from reconciler.ports import Request
 from reconciler.web import WebServer
 from reconciler.web.guard import MOST_BODY
+from tests.acceptance.workspace import wait_for
 from tests.contracts.stores import World
 from tests.fakes.clock import RunningClock
 from tests.fakes.store import FakeStore
@@ -135,14 +138,44 @@ def test_a_name_that_nobody_chose_gives_way_to_one_that_is_not_read_yet(
     assert len(desk.written) == 3
 
 
-def test_who_waits_is_told_the_jobs(client: httpx.Client, world: World, run: str) -> None:
-    """The run of what was written is there when it is looked for."""
-    key = FAILED.__class__("default", "patch-2-hosts")
-    world.open_run(key=key)
-    assert world.store.observe(key).run is not None
-    made = ask(client, "/batches?wait=30", {**BATCH, "name": "patch-2-hosts"}, WRITES).json()
+NEW = JobKey("default", "patch-2-hosts")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/batches?wait=30", {**BATCH, "name": NEW.name}),
+        (
+            "/manifests?wait=30",
+            {
+                "manifest": "apiVersion: reconciler/v1\nkind: BatchJob\nmetadata: {name: patch-2-hosts}\n"
+                "spec: {playbook: playbooks/patch.yml, selector: {tags: [web]}}\n"
+            },
+        ),
+    ],
+)
+def test_who_waits_is_told_the_jobs_and_not_those_of_a_removed_batch_of_this_name(
+    client: httpx.Client, world: World, desk: Desk, run: str, path: str, body: Any
+) -> None:
+    past = world.run_to_success("1", NEW)
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(client, path, body, WRITES).json()))
+    asking.start()
+    wait_for(lambda: desk.written, "the manifest")
+    opened = world.open_run(key=NEW, cause="2")
+    asking.join(timeout=60)
+    (made,) = answers
+    assert made["job"] == f"{API}/jobs/{opened}" != f"{API}/jobs/{past}"
     assert client.get(made["job"]).json()["kind"] == "run"
     assert len(client.get(made["children"]).json()["items"]) == 3
+
+
+def test_who_does_not_wait_is_not_told_the_jobs_of_a_removed_batch(
+    client: httpx.Client, world: World, run: str
+) -> None:
+    world.run_to_success("1", NEW)
+    made = ask(client, "/batches?wait=0", {**BATCH, "name": NEW.name}, WRITES).json()
+    assert (made["job"], made["children"]) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +284,40 @@ def test_odd_pages_are_refused(filled: httpx.Client, path: str) -> None:
     for query in ODD_PAGES:
         found = problem(filled.get(f"{API}{path.format(run=run)}?{query}"), 422)
         assert [error["field"] for error in found["errors"]] == [query.partition("=")[0]]
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "there"),
+    [
+        ("/jobs?stauts=failed", "stauts", "source, name, status, limit, cursor"),
+        ("/servers?q=web-1", "q", "source, tag, group, text, search, limit, cursor"),
+        ("/batches?text=a&page=2", "page", "source, phase, text, limit, cursor"),
+        ("/sources?source=default", "source", "none here"),
+        ("/events?batch=patch-web", "batch", "source, name"),
+        ("/session?" + "x" * 5000, "x" * 100, "none here"),
+        ("/batches?Source=default", "Source", "source"),
+    ],
+)
+def test_a_parameter_that_nobody_looks_at_is_refused_and_those_there_are_listed(
+    filled: httpx.Client, path: str, name: str, there: str
+) -> None:
+    found = problem(filled.get(f"{API}{path}"), 422)
+    (error,) = found["errors"]
+    assert (error["field"], error["place"]) == (name, "query")
+    assert f"this is no parameter: there is {there}" in found["detail"]
+
+
+def test_a_parameter_that_nobody_looks_at_is_refused_of_a_change_too(filled: httpx.Client) -> None:
+    problem(ask(filled, f"/batches/{FAILED}/trigger?reason=again"), 422)
+    problem(filled.post(f"{API}/plan?sorce=default", content=MANIFEST.encode()), 422)
+    problem(ask(filled, "/batches?source=default", BATCH, WRITES), 422)
+
+
+def test_servers_are_found_by_what_is_searched(filled: httpx.Client) -> None:
+    for name in ("text", "search"):
+        found = filled.get(f"{API}/servers", params={name: "WEB-2"}).json()["items"]
+        assert [server["name"] for server in found] == ["web-2"]
+    problem(filled.get(f"{API}/servers", params={"text": "a", "search": "b"}), 422)
 
 
 def test_a_page_beyond_the_last_is_empty(filled: httpx.Client) -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from reconciler.web import Health, WebServer, connections, guard
+from reconciler.web import Health, Hook, WebServer, connections, guard
 from tests.acceptance.workspace import wait_for
 from tests.contracts.stores import World
 from tests.fakes.clock import RunningClock
@@ -135,14 +135,15 @@ def test_who_does_not_take_the_answer_is_cut_off(world: World) -> None:
 
 
 def test_who_takes_a_long_time_for_much_gets_all_of_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "TAKING", 2.0)
-    size = 20_000_000
+    """Far longer than there is time to take something; so much is left all the while that there is never little of it."""
+    monkeypatch.setattr(connections, "TAKING", 3.0)
+    size, at_once = 60_000_000, 2_000_000
     with served(make_doors(world.store, metrics=lambda gzipped: b"x" * size)) as server, dial(server) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         taken = 0
-        while more := client.recv(1 << 18):
+        while more := client.recv(at_once, socket.MSG_WAITALL):
             taken += len(more)
-            threading.Event().wait(0.01)
+            threading.Event().wait(0.2)
         assert taken > size
 
 
@@ -156,6 +157,35 @@ def test_a_slow_body_holds_up_no_worker(server: WebServer) -> None:
             assert other.get("/api/v1/batches").status_code == 200
 
 
+HOOK = b"POST /hooks/git/default HTTP/1.1\r\nHost: localhost\r\nX-Gitlab-Token: secret\r\nContent-Length: 100\r\n\r\n{"
+LOGIN = b"POST /api/v1/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+
+
+@pytest.fixture
+def hooked(world: World) -> Iterator[WebServer]:
+    """With a source that a webhook may poke."""
+    with served(make_doors(world.store, hooks={"default": Hook(b"secret", lambda: True)})) as server:
+        yield server
+
+
+def is_accepted(client: socket.socket) -> bool:
+    """Once the rest of the webhook is said."""
+    try:
+        client.sendall(b" " * 98 + b"}")
+        return client.recv(65536).startswith(b"HTTP/1.1 202")
+    except ConnectionError:
+        return False
+
+
+def test_only_a_webhook_has_long_for_its_body(hooked: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SAYING", 0.5)
+    with dial(hooked) as webhook, dial(hooked) as login:
+        webhook.sendall(HOOK)
+        login.sendall(LOGIN)
+        assert is_cut(login)
+        assert is_accepted(webhook)
+
+
 # -- many of them ----------------------------------------------------------------------------------------------------
 def test_where_all_connections_are_taken_one_that_asks_for_nothing_makes_room(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
@@ -167,6 +197,51 @@ def test_where_all_connections_are_taken_one_that_asks_for_nothing_makes_room(
             with connected(server) as client:
                 assert client.get("/healthz").status_code == 200
         assert is_cut(silent[0])
+
+
+def test_half_of_many_requests_shuts_nobody_out(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logging in needs no token, so anybody can begin to."""
+    monkeypatch.setattr(guard, "MOST_REQUESTS", 20)
+    plan = LOGIN.replace(b"session", b"plan?source=default")
+    with ExitStack() as stack:
+        for said in (LOGIN, plan) * 20:
+            stack.enter_context(dial(server)).sendall(said)
+        with connected(server) as client:
+            for _ in range(5):
+                assert client.get("/api/v1/batches").status_code == 200
+            assert client.post("/api/v1/session", json={"token": OPERATES}).status_code == 204
+
+
+def test_where_all_connections_are_taken_by_half_webhooks_one_of_them_makes_room(
+    hooked: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 20)
+    with ExitStack() as stack:
+        slow = [stack.enter_context(dial(hooked)) for _ in range(20)]
+        for each in slow:
+            each.sendall(HOOK)
+        for _ in range(10):
+            with connected(hooked) as client:
+                assert client.get("/healthz").status_code == 200
+        assert is_cut(slow[0])
+
+
+def test_of_too_many_bodies_the_oldest_of_who_begins_most_ends(
+    hooked: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST_BODIES", 10)
+    there = ("127.0.0.1", hooked.port)
+    with ExitStack() as stack:
+        other = stack.enter_context(socket.create_connection(there, timeout=60, source_address=("127.0.0.2", 0)))
+        other.sendall(HOOK)
+        many = []
+        for _ in range(20):
+            many.append(stack.enter_context(dial(hooked)))
+            many[-1].sendall(HOOK)
+        for each in many[:11]:
+            assert is_cut(each)
+        assert is_accepted(other)
+        assert all(map(is_accepted, many[11:]))
 
 
 def test_health_and_metrics_get_through_however_much_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

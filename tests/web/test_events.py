@@ -153,7 +153,7 @@ def test_a_status_is_looked_at_only_for_a_while(
 ) -> None:
     monkeypatch.setattr(events, "FOLLOWS", 0.1)
     world.accept()
-    asked = counting(world, "batches_of")
+    asked = counting(world, "status_texts")
     with listening(server) as ear:
         ear.until(change(world))
         wait_for(lambda: settled(asked), "no more looks")
@@ -193,8 +193,41 @@ def test_who_has_missed_nothing_is_told_nothing(server: WebServer, world: World)
     last = change(world)
     with listening(server, last) as ear:
         assert ear.next() == ("hello", last, {"sequence": last})
+        assert ear.next()[2]["type"] == "StatusChanged", "it may have"
         number = change(world)
         assert ear.next()[:2] == ("change", number)
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_who_comes_again_is_told_of_a_status_that_followed_meanwhile(
+    server: WebServer, world: World, others: bool
+) -> None:
+    """It was away between what happened and the status that followed, which has no number of its own."""
+    world.accept()
+    world.store.save_status(JOB, status_of(JOB, Phase.RUNNING))
+    with ExitStack() as stack:
+        if others:
+            stack.enter_context(listening(server)).next()
+        with listening(server) as ear:
+            ear.next()
+            number = change(world)
+            ear.until(number)
+        world.store.save_status(JOB, status_of(JOB, Phase.SUCCEEDED))
+        with listening(server, number) as ear:
+            assert ear.next()[:2] == ("hello", number)
+            assert told_of_status(ear) == (number, "patch-web")
+            world.store.save_status(JOB, status_of(JOB, Phase.FAILED))
+            assert told_of_status(ear) == (number, "patch-web"), "it is followed on"
+        with listening(server, number, name="patch-db") as ear:
+            ear.next()
+            after = change(world, OTHER_JOB)
+            assert ear.next()[:2] == ("change", after), "nothing of other batches"
+
+
+def told_of_status(ear: Ear) -> tuple[int | None, str]:
+    kind, at, told = ear.next()
+    assert (kind, told["type"]) == ("change", "StatusChanged")
+    return at, told["name"]
 
 
 @pytest.mark.parametrize("last", [10_000, "no number", "99999999999999999999", "-1"])
@@ -291,6 +324,45 @@ def test_a_database_that_comes_back_is_read_on(
         store.away = False
         number = change(world)
         assert ear.until(number)
+
+
+def test_however_much_happens_at_once_who_listens_is_told_all(server: WebServer, world: World) -> None:
+    real, held = world.store.events_after, threading.Event()
+
+    def held_back(sequence: int, limit: int = 1000) -> Any:
+        return () if held.is_set() else real(sequence, limit)
+
+    setattr(world.store, "events_after", held_back)  # noqa: B010 - of whatever kind it is
+    with ExitStack() as stack:
+        ears = [stack.enter_context(listening(server)) for _ in range(3)]
+        for ear in ears:
+            ear.next()
+        held.set()
+        numbers = [change(world) for _ in range(events.WAITING * 2 - 100)]
+        held.clear()
+        for ear in ears:
+            assert [number for _, number, _ in ear.until(numbers[-1])] == numbers
+
+
+def test_a_herd_that_comes_at_once_is_no_larger_than_may_listen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a restart, when nobody listens yet and the database is asked where things stand."""
+    monkeypatch.setattr(events, "MOST_LISTENERS", 2)
+    release, real = threading.Event(), world.store.last_event
+
+    def slowly() -> int:
+        release.wait(60)
+        return real()
+
+    monkeypatch.setattr(world.store, "last_event", slowly)
+    with served(make_doors(world.store)) as server, ExitStack() as stack:
+        herd = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60)) for _ in range(6)]
+        for each in herd:
+            each.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with connected(server) as client:
+            assert client.get("/healthz").status_code == 200, "what came before is under way"
+        release.set()
+        answers = [each.recv(12) for each in herd]
+        assert sorted(answers) == [b"HTTP/1.1 200"] * 2 + [b"HTTP/1.1 503"] * 4
 
 
 def test_two_hundred_listen_and_others_are_answered(world: World) -> None:

@@ -47,7 +47,10 @@ def client(daemon: Daemon) -> Iterator[httpx.Client]:
 
 
 def test_metrics_are_sent_as_they_are(client: httpx.Client) -> None:
-    for accepted, encoding in (("gzip", "gzip"), ("identity", None)):
+    for accepted, encoding in (
+        *(("gzip", "gzip"), ("identity", None), ("GZip;q=0.5, identity", "gzip"), ("deflate, gzip ; q=1.0", "gzip")),
+        *(("gzip;q=0", None), ("identity, gzip; q=0.000", None), ("x-gzipped", None), ("*", None)),
+    ):
         answer = client.get("/metrics", headers={"Accept-Encoding": accepted})
         assert answer.status_code == 200
         assert answer.content == b"reconciler_leader 1.0\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, collate, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, and_, cast, collate, func, or_, select, tuple_
 
 from reconciler.adapters.store.database import Database
 from reconciler.adapters.store.engines import POSTGRESQL
@@ -14,7 +14,7 @@ from reconciler.adapters.store.manifests import readable
 from reconciler.adapters.store.rows import CHILD, COMMIT, child_of, commit_of, folded, maybe_reason, summary_of
 from reconciler.adapters.store.servers import in_parts
 from reconciler.adapters.store.summaries import GROUP, sort_name
-from reconciler.adapters.store.tables import attempts, batch_summaries, jobs, server_tags, servers
+from reconciler.adapters.store.tables import attempts, batch_summaries, jobs, manifests, server_tags, servers
 from reconciler.core.facts import Child, ChildStatus, JobKey, TaskCounts
 from reconciler.core.status import JobStatus, Phase
 from reconciler.ports import (
@@ -57,13 +57,14 @@ class Browsing(Database):
         return tuple(found)
 
     def batches_of(self, keys: Sequence[JobKey]) -> Sequence[BatchRow]:
-        ours = tuple_(batch_summaries.c.source, batch_summaries.c.name)
-        found: list[BatchRow] = []
         with self.read() as connection:
-            for part in in_parts(dict.fromkeys(keys)):
-                these = ours.in_([(key.source, key.name) for key in part])
-                found.extend(_batch_rows(connection.execute(select(*SUMMARY).where(these)).all()))
-        return tuple(found)
+            return tuple(_batch_rows(_of_keys(connection, SUMMARY, keys)))
+
+    def status_texts(self, keys: Sequence[JobKey]) -> Mapping[JobKey, str]:
+        text = cast(batch_summaries.c.status, Text).label("text")
+        with self.read() as connection:
+            rows = _of_keys(connection, [batch_summaries.c.source, batch_summaries.c.name, text], keys)
+            return {JobKey(row.source, row.name): row.text for row in rows}
 
     def phase_counts(self, wanted: BatchesWanted) -> Mapping[Phase, int]:
         query = select(batch_summaries.c.phase, func.count().label("number")).where(*_among(wanted))
@@ -74,8 +75,6 @@ class Browsing(Database):
     # -- jobs --------------------------------------------------------------------------------------------------------
     def run_rows(self, wanted: RunsWanted, before: str | None, limit: int) -> Sequence[RunRow]:
         query = select(jobs).where(jobs.c.is_batch_job).order_by(jobs.c.id.desc()).limit(limit)
-        if wanted.source is not None:
-            query = query.where(jobs.c.source == wanted.source)
         if wanted.name is not None:
             query = query.where(jobs.c.name == wanted.name)
         if wanted.statuses:
@@ -83,12 +82,23 @@ class Browsing(Database):
         with self.read() as connection:
             if before is not None:
                 query = query.where(_older_than(connection, before))
-            return _run_rows(connection, connection.execute(query).all())
+            if wanted.source is not None:
+                rows = connection.execute(query.where(jobs.c.source == wanted.source)).all()
+            elif wanted.name is not None:
+                rows = _of_each_source(connection, query, wanted.name)[:limit]
+            else:
+                rows = connection.execute(query).all()
+            return _run_rows(connection, rows)
 
     def run_row(self, job_id: str) -> RunRow | None:
         query = select(jobs).where(jobs.c.job_id == job_id, jobs.c.is_batch_job)
         with self.read() as connection:
             return next(iter(_run_rows(connection, connection.execute(query).all())), None)
+
+    def latest_run(self, key: JobKey) -> str | None:
+        query = select(jobs.c.job_id).where(jobs.c.source == key.source, jobs.c.name == key.name, jobs.c.is_batch_job)
+        with self.read() as connection:
+            return connection.scalar(query.order_by(jobs.c.id.desc()).limit(1))
 
     def child(self, job_id: str) -> tuple[JobKey, Child] | None:
         query: Select[Any] = select(*CHILD, *COMMIT, jobs.c.source, jobs.c.name)
@@ -183,6 +193,17 @@ def _older_than(connection: Connection, job_id: str) -> ColumnElement[bool]:
 
 
 # -- batches ---------------------------------------------------------------------------------------------------------
+def _of_keys(
+    connection: Connection, columns: Sequence[ColumnElement[Any]], keys: Sequence[JobKey]
+) -> Sequence[Row[Any]]:
+    ours = tuple_(batch_summaries.c.source, batch_summaries.c.name)
+    found: list[Row[Any]] = []
+    for part in in_parts(dict.fromkeys(keys)):
+        these = ours.in_([(key.source, key.name) for key in part])
+        found.extend(connection.execute(select(*columns).where(these)).all())
+    return found
+
+
 def _among(wanted: BatchesWanted) -> Iterator[ColumnElement[bool]]:
     """In whatever phase."""
     if wanted.source is not None:
@@ -204,6 +225,14 @@ def _batch_rows(rows: Sequence[Row[Any]]) -> Iterator[BatchRow]:
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
+def _of_each_source(connection: Connection, query: Select[Any], name: str) -> Sequence[Row[Any]]:
+    """Runs of batches of this name, newest first. An index leads to those of a source and a name, and to those of a name
+    alone none: all runs that there are would be read."""
+    sources = connection.scalars(select(manifests.c.source).where(manifests.c.name == name)).all()
+    found = [row for source in sources for row in connection.execute(query.where(jobs.c.source == source))]
+    return sorted(found, key=lambda row: row.id, reverse=True)
+
+
 def _run_rows(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[RunRow, ...]:
     counts = child_counts(connection, {row.id for row in rows})
     return tuple(RunRow(JobKey(row.source, row.name), summary_of(row, counts[row.id]), row.playbook) for row in rows)

@@ -40,6 +40,10 @@ class Browsing(Lookups):
         return tuple(row for row in self._among(BatchesWanted()) if row.mark.key in set(keys))
 
     @one_at_a_time
+    def status_texts(self, keys: Sequence[JobKey]) -> Mapping[JobKey, str]:
+        return {row.mark.key: row.status.model_dump_json() for row in self.batches_of(keys)}
+
+    @one_at_a_time
     def phase_counts(self, wanted: BatchesWanted) -> Mapping[Phase, int]:
         return dict(Counter(row.status.status.phase for row in self._among(wanted)))
 
@@ -63,6 +67,10 @@ class Browsing(Lookups):
     @one_at_a_time
     def run_row(self, job_id: str) -> RunRow | None:
         return _run_row(self._runs[job_id]) if job_id in self._runs else None
+
+    @one_at_a_time
+    def latest_run(self, key: JobKey) -> str | None:
+        return next((run.new.job_id for run in reversed(self._runs.values()) if run.new.key == key), None)
 
     @one_at_a_time
     def child(self, job_id: str) -> tuple[JobKey, Child] | None:
