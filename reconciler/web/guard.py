@@ -24,7 +24,11 @@ last byte on: else whoever says half of some bodies would shut everybody out."""
 MOST_BODY = 4 * 1024 * 1024
 """Bytes: a manifest of the largest size fits, written as JSON. Webhooks have a bound of their own."""
 
+MOST_OF_LOGIN = 16 * 1024
+"""Bytes of what anybody may send, who has no token yet."""
+
 METRICS, EVENTS, HOOKS, STATIC = "/metrics", "/api/v1/events", "/hooks/", "/static/"
+SESSION = "/api/v1/session"
 HEALTH = frozenset({"/healthz", "/readyz"})
 
 SECURITY = {
@@ -107,9 +111,10 @@ class _Place:
 def _bounded(scope: Asgi, receive: Receive, whole: Callable[[], None]) -> Receive:
     """Calls `whole` once all of the body is there. Raises Declined (413) for one that is too large: at once where it says so,
     else as soon as it is seen."""
-    too_large = Declined(413, f"the body is larger than {MOST_BODY} bytes", headers={"Connection": "close"})
+    most = MOST_OF_LOGIN if scope["path"] == SESSION else MOST_BODY
+    too_large = Declined(413, f"the body is larger than {most} bytes", headers={"Connection": "close"})
     said = Headers(scope=scope).get("content-length", "0")
-    if said.isdecimal() and int(said) > MOST_BODY:
+    if said.isdecimal() and int(said) > most:
         raise too_large
     size = 0
 
@@ -117,7 +122,7 @@ def _bounded(scope: Asgi, receive: Receive, whole: Callable[[], None]) -> Receiv
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > MOST_BODY:
+        if size > most:
             raise too_large
         if message["type"] == "http.request" and not message.get("more_body", False):
             whole()

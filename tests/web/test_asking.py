@@ -13,7 +13,7 @@ import pytest
 from reconciler.core.facts import JobKey
 from reconciler.ports import Request
 from reconciler.web import WebServer
-from reconciler.web.guard import MOST_BODY
+from reconciler.web.guard import MOST_BODY, MOST_OF_LOGIN
 from tests.acceptance.workspace import wait_for
 from tests.contracts.stores import World
 from tests.fakes.clock import RunningClock
@@ -367,6 +367,8 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(filled: h
             yield b"x" * 65536
 
     problem(filled.post(path, content=parts(), headers=headers), 413)
+    login = {"Content-Type": "application/json"}
+    problem(filled.post(f"{API}/session", content=b"x" * (MOST_OF_LOGIN + 1), headers=login), 413)
 
 
 def test_the_largest_manifest_fits(filled: httpx.Client) -> None:
