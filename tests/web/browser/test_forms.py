@@ -90,12 +90,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             store.close()
 
 
-@pytest.fixture
-def visit(browser: Browser, site: Site) -> Iterator[Watched]:
-    with watched(browser, site.base) as seen:
-        yield seen
-
-
 def pick(page: Page, *names: str) -> None:
     for name in names:
         page.get_by_role("checkbox", name=re.compile(f"^{name} ")).check()

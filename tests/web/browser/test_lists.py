@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from reconciler.adapters.store import SqlStore
 from reconciler.core.facts import ChildStatus, JobKey, Revision, RunStatus, SliceId
@@ -22,7 +22,7 @@ from tests.builders import make_new_run, make_spec, manifest_record, new_cause, 
 from tests.contracts.stores import World
 from tests.databases import SQLITE, migrated_database
 from tests.fakes.clock import RunningClock
-from tests.web.browser.chromium import Watched, watched
+from tests.web.browser.chromium import Watched
 from tests.web.browser.fleet import INVENTORY, SOURCE, WEB, Fleet, FleetDesk, hosts, source_named
 from tests.web.filled import status_of
 from tests.web.ports import make_doors, served
@@ -94,12 +94,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
                 yield Site(f"http://127.0.0.1:{server.port}", Fleet(World(store, clock)))
         finally:
             store.close()
-
-
-@pytest.fixture
-def visit(browser: Browser, site: Site) -> Iterator[Watched]:
-    with watched(browser, site.base) as seen:
-        yield seen
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------

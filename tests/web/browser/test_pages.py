@@ -52,12 +52,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             store.close()
 
 
-@pytest.fixture
-def visit(browser: Browser, site: Site) -> Iterator[Watched]:
-    with watched(browser, site.base) as seen:
-        yield seen
-
-
 # -- for everybody ---------------------------------------------------------------------------------------------------
 def unfold(page: Page, name: str) -> None:
     page.get_by_role("button", name=f"Child jobs of {name}").click()
