@@ -7,6 +7,7 @@ document or the new one, never half of one, and a file is only touched when what
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import threading
@@ -36,6 +37,9 @@ class StatusFiles:
         self._folder = state_dir / "status"
         self._lock = threading.Lock()
         self._errors = 0
+        self._written: dict[Path, tuple[bytes, tuple[int, int, int]]] = {}
+        """What each file was written from, as a digest, and how the file was then: to render a document as YAML takes
+        longer than all else of a look, and most looks find nothing new to say."""
 
     @property
     def write_errors(self) -> int:
@@ -68,21 +72,27 @@ class StatusFiles:
 
     def write(self, status: JobStatus) -> None:
         """Raises OSError."""
-        self._put(self.path_of(JobKey(status.metadata.source, status.metadata.name)), render(status))
+        self._put(self.path_of(JobKey(status.metadata.source, status.metadata.name)), status)
 
     def write_source(self, status: SourceStatus) -> None:
         """Raises OSError."""
-        self._put(self._folder / status.metadata.name / SOURCE_FILE, render(status))
+        self._put(self._folder / status.metadata.name / SOURCE_FILE, status)
 
     def remove(self, key: JobKey) -> None:
         """It is no harm if there is none. Raises OSError."""
+        self._written.pop(self.path_of(key), None)
         try:
             self.path_of(key).unlink(missing_ok=True)
         except OSError:
             self._count_error()
             raise
 
-    def _put(self, path: Path, content: bytes) -> None:
+    def _put(self, path: Path, status: JobStatus | SourceStatus) -> None:
+        digest = hashlib.sha256(status.model_dump_json().encode()).digest()
+        mark = _mark(path)
+        if mark is not None and self._written.get(path) == (digest, mark):
+            return
+        content = render(status)
         try:
             if not _holds(path, content):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +100,21 @@ class StatusFiles:
         except OSError:
             self._count_error()
             raise
+        if (mark := _mark(path)) is not None:
+            self._written[path] = digest, mark
 
     def _count_error(self) -> None:
         with self._lock:
             self._errors += 1
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """Another one if anybody writes the file; None if it is not there."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def render(status: JobStatus | SourceStatus) -> bytes:

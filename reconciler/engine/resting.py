@@ -16,8 +16,9 @@ GIVE_UP = 4
 """So many failures of a look, or of a start of a slice, one after the other, and who waits for rest waits no longer:
 about 10 to 20 seconds."""
 
-NEXT = 5
-"""Jobs that are asked, of those that wait for slots."""
+NEXT = 2
+"""Jobs that are asked, of those that wait for slots: what is free is kept for the one that waits longest, and another one is
+in case that it is not known here which that is."""
 
 PATIENCE = timedelta(seconds=20)
 """How long who waits for rest waits for the next try of a slice that failed to start before."""

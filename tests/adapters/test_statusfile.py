@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reconciler.adapters import statusfile
 from reconciler.adapters.statusfile import StatusFiles
 from reconciler.core.errors import Unavailable
 from reconciler.core.facts import ChildStatus, JobKey
@@ -130,6 +131,25 @@ def test_a_file_that_somebody_edited_is_put_right_again(tmp_path: Path) -> None:
     files.path_of(KEY).write_text("phase: whatever")
     files.write(job_status())
     assert files.path_of(KEY).read_bytes() == good
+
+
+def test_a_file_that_somebody_removed_is_there_again(tmp_path: Path) -> None:
+    files = StatusFiles(tmp_path)
+    path = tmp_path / "status/default/patch-web.yaml"
+    for _ in range(3):
+        files.write(job_status())
+        path.unlink()
+    files.write(job_status())
+    assert JobStatus.model_validate(yaml.safe_load(path.read_text())) == job_status()
+
+
+def test_what_has_nothing_new_to_say_is_not_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = StatusFiles(tmp_path)
+    files.write(job_status())
+    files.write_source(source_status())
+    monkeypatch.setattr(statusfile, "render", lambda _: pytest.fail("rendered once more"))
+    files.write(job_status())
+    files.write_source(source_status())
 
 
 def test_a_reader_never_sees_half_a_document(tmp_path: Path) -> None:

@@ -196,19 +196,22 @@ def _run(connection: Connection, row: Row[Any]) -> Run:
     )
 
 
+_later = jobs.alias()
+_TRIED_AGAIN = exists().where(
+    _later.c.retry_of == jobs.c.job_id, _later.c.source == jobs.c.source, _later.c.name == jobs.c.name
+)
+
+
 def _last_success(connection: Connection, runs: ColumnElement[bool]) -> Row[Any] | None:
     """The newest of these runs after which all its hosts stood as succeeded: a retry has some of them only, and counts if
     those of the runs before it did, too. Of runs that try each other again only the last is looked at."""
     good = and_(runs, jobs.c.status == RunStatus.SUCCESS.value, ~jobs.c.check_mode)
     newest = _parents().where(good).order_by(jobs.c.id.desc())
     whole = connection.execute(newest.where(jobs.c.retry_of.is_(None)).limit(1)).one_or_none()
-    later = jobs.alias()
     retries = and_(
         jobs.c.retry_of.is_not(None),
         jobs.c.id > (0 if whole is None else whole.id),
-        ~exists().where(
-            later.c.retry_of == jobs.c.job_id, later.c.source == jobs.c.source, later.c.name == jobs.c.name
-        ),
+        ~_TRIED_AGAIN,
     )
     for row in connection.execute(newest.where(retries)).all():
         run = _run(connection, row)
