@@ -6,6 +6,7 @@ people can look at is summed up by waves, and one with very many waves by severa
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -97,7 +98,7 @@ class _Scale:
 def draw(children: Sequence[Child], now: datetime) -> Gantt | None:
     """A line for each host, by waves; where hosts run one by one, waves have no lines of their own. None: nothing of it
     has begun."""
-    waves = wave_views(children)
+    waves = _to_the_moment(children)
     scale = _scale(waves, now)
     if scale is None:
         return None
@@ -112,6 +113,24 @@ def draw(children: Sequence[Child], now: datetime) -> Gantt | None:
     left = [child for child in children if child.wave is None]
     note = f"{counted(len(left), 'host')} not in a wave yet, or never started" if left else ""
     return Gantt(tuple(lines), tuple(scale.ticks()), _title(waves, scale), note)
+
+
+def _to_the_moment(children: Sequence[Child]) -> Sequence[WaveView]:
+    """Documents have whole seconds; here the bar of a wave is above those of its hosts."""
+    of_wave: defaultdict[int | None, list[Child]] = defaultdict(list)
+    for child in children:
+        of_wave[child.wave].append(child)
+    return [_exact(wave, of_wave[wave.number]) for wave in wave_views(children)]
+
+
+def _exact(wave: WaveView, children: Sequence[Child]) -> WaveView:
+    started = [child.started_at for child in children if child.started_at is not None]
+    finished = [child.finished_at for child in children if child.finished_at is not None]
+    exact = {
+        "started_at": None if wave.started_at is None else min(started),
+        "finished_at": None if wave.finished_at is None else max(finished),
+    }
+    return wave.model_copy(update=exact)
 
 
 def draw_waves(waves: Sequence[WaveView], now: datetime) -> Gantt | None:

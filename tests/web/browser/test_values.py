@@ -51,6 +51,17 @@ def test_bars_are_where_their_times_are() -> None:
     assert [tick.label for tick in drawn.ticks] == ["0", "1m", "2m", "3m"]
 
 
+def test_the_bar_of_a_wave_is_above_those_of_its_hosts_to_the_moment() -> None:
+    drawn = draw([child(1, 1, 0.8, 1.05), child(2, 1, 0.9, 0.95), child(3, 2, 2.4, 0.3)], NOON)
+    assert drawn is not None
+    wave, first, second, *_ = [line.bar for line in drawn.lines]
+    assert wave is not None
+    assert first is not None
+    assert second is not None
+    assert (wave.x, wave.width) == (first.x, first.width) == (0, pytest.approx(100 * 1.05 / 1.9, abs=0.01))
+    assert second.x + second.width == pytest.approx(wave.x + wave.width, abs=0.01)
+
+
 def test_hosts_that_run_one_by_one_have_no_waves_above_them() -> None:
     drawn = draw([child(1, 1, 0, 5), child(2, 2, 5, 5)], NOON)
     assert drawn is not None
