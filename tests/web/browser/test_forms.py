@@ -200,7 +200,7 @@ def test_a_dialog_keeps_neither_the_token_nor_the_reason(visit: Watched, site: S
     expect(dialog.get_by_label("Token")).to_be_hidden()  # and out of the way of who goes on by keyboard
     dialog.get_by_role("button", name="Close").click()
     for name in ("token", "reason"):
-        assert page.locator(f"#ask-trigger [name={name}]").input_value() == ""
+        expect(page.locator(f"#ask-trigger [name={name}]")).to_have_value("")
     page.get_by_role("button", name="Run again").click()
     expect(dialog.get_by_label("Token")).to_have_value("")
     expect(dialog.get_by_label("Why")).to_have_value("")
@@ -209,7 +209,7 @@ def test_a_dialog_keeps_neither_the_token_nor_the_reason(visit: Watched, site: S
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     for name in ("token", "reason"):
-        assert page.locator(f"#ask-trigger [name={name}]").input_value() == ""
+        expect(page.locator(f"#ask-trigger [name={name}]")).to_have_value("")
 
 
 def test_who_stays_logged_in_is_asked_for_no_token_again(visit: Watched, site: Site) -> None:
