@@ -50,7 +50,7 @@ class SlowDesk(Desk):
         self.asked += 1
         assert self.free.wait(PATIENCE / 1000)
         (entry,) = parse_manifests(text.encode(), "manifest", DEFAULT_MAX_LIMIT)
-        names = entry.job.spec.selector.hosts  # type: ignore[union-attr]
+        names = entry.job.spec.selector.hosts  # type: ignore[union-attr] # it is valid: the page has written it
         waves = tuple((PlannedHost(name, name),) for name in names)
         return Planned(name="composed", waves=waves, warnings=("there is little room on some of them",))
 

@@ -371,11 +371,16 @@ def test_a_late_refresh_takes_away_nothing_that_was_loaded_since(site: Site, vis
     expect(rows.nth(50).get_by_role("link").first).to_be_focused()
 
 
-def test_of_two_chips_the_last_one_counts(site: Site, visit: Watched) -> None:
+def one_has_failed(site: Site) -> None:
+    """In a run of patch-web that has ended: web-2."""
     run = site.begin("patch-web", WEB)
     ends = {host.name: ChildStatus.SUCCESS for host in WEB} | {"web-2": ChildStatus.FAILED}
     site.finish(site.world.start(run, *ends), ends)
     site.say("patch-web", WEB)
+
+
+def test_of_two_chips_the_last_one_counts(site: Site, visit: Watched) -> None:
+    one_has_failed(site)
     page = jobs(visit)
     rows = unfold(page, "patch-web").locator("tbody tr")
     late = Late(page, "status=failed")
@@ -407,10 +412,7 @@ def test_a_status_in_which_nobody_is_any_more_can_still_be_given_up(site: Site, 
 
 def test_a_choice_that_failed_says_so_and_can_be_made_again(site: Site, visit: Watched) -> None:
     visit.expected = (UNREACHED,)
-    run = site.begin("patch-web", WEB)
-    ends = {host.name: ChildStatus.SUCCESS for host in WEB} | {"web-2": ChildStatus.FAILED}
-    site.finish(site.world.start(run, *ends), ends)
-    site.say("patch-web", WEB)
+    one_has_failed(site)
     page = jobs(visit)
     rows = unfold(page, "patch-web").locator("tbody tr")
     page.route("**/*status=failed*", lambda route: route.abort())
